@@ -1,0 +1,1 @@
+"""The vocabulary of labelling: Modality, Labeler, Sample, Null, weights, image decoding."""

@@ -1,0 +1,165 @@
+"""Commands that make and inspect a data set: init, ingest, plan, label, status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Target = Annotated[str, typer.Argument(help="A data set's root, or a YAML config.", show_default=False)]
+Assign = Annotated[list[str] | None, typer.Option("--set", help="Override one setting, e.g. --set tokens.views=8.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Run = Annotated[str | None, typer.Option("--executor", help="ray (default) or local.")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Only this modality and what it reads; repeatable.")]
+
+
+def settings(target: str, assign: list[str] | None, executor: str | None = None) -> Any:
+    """The configuration a command works with."""
+    from pipeline.config import load_config
+
+    return load_config(target, [*(assign or []), *([f"executor={executor}"] if executor else [])])
+
+
+def init(folder: Annotated[str, typer.Argument(help="Where to write manymodal.yaml.")] = ".") -> None:
+    """Write a commented configuration."""
+    from pipeline.cli.console import err
+    from pipeline.config import CONFIG_NAME
+    from pipeline.errors import ConfigError
+    from pipeline.template import config_template
+
+    path = Path(folder) / CONFIG_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise ConfigError(f"{path} exists; it is not overwritten. Delete it or choose another folder.")
+    path.write_text(config_template(), encoding="utf-8")
+    err.print(f"Wrote {path}. Set `sources`, then: manymodal ingest {path}", markup=False)
+
+
+def ingest(
+    target: Target,
+    source: Annotated[list[str] | None, typer.Argument(help="Folders, WebDataset tars, or lists (.parquet .csv .txt).")] = None,
+    assign: Assign = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take images in: normalise, find duplicates, quarantine what cannot be used, and write the index and rgb shards."""
+    config = settings(target, assign)
+    report = run_ingest(config, source or config.sources, quiet=as_json)
+    if as_json:
+        from pipeline.cli.console import print_json
+
+        print_json(report)
+
+
+def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str, Any]:
+    """Ingest and print what came of it; the JSON-ready report."""
+    from pipeline.cli.console import bars, err, table
+    from pipeline.dataset import Dataset
+    from pipeline.errors import ConfigError
+    from pipeline.ingest.ingest import ingest as run
+
+    if not sources:
+        raise ConfigError("ingest: no source is given. Name a folder, tar or list, or set `sources` in the config.")
+    ds = Dataset.create(config.root, config.name, config.shard_size)
+    with bars(f"Ingest into {config.root}", "images", quiet) as progress:
+        report = run(ds, sources, progress)
+    row = [report.samples, report.new, len(report.duplicates), len(report.quarantined), report.shards]
+    table("Ingest", ("samples", "new", "duplicates", "quarantined", "shards"), [row])
+    for uri, reason, _ in report.quarantined[:20]:
+        err.print(f"  quarantined {uri}: {reason}", markup=False)
+    for uri, first in report.duplicates[:20]:
+        err.print(f"  duplicate {uri} = {first}", markup=False)
+    return {
+        "samples": report.samples, "new": report.new, "shards": report.shards,
+        "duplicates": [{"uri": a, "same_as": b} for a, b in report.duplicates],
+        "quarantined": [{"uri": u, "reason": r, "error": e} for u, r, e in report.quarantined],
+    }  # fmt: skip
+
+
+def plan(target: Target, only: Only = None, assign: Assign = None, as_json: AsJson = False) -> None:
+    """Say what `label` would do now: every missing and stale shard, by labeler."""
+    show_plan(settings(target, assign), only or [], as_json)
+
+
+def show_plan(config: Any, only: list[str], as_json: bool) -> None:
+    from collections import Counter
+
+    from pipeline.cli.console import print_json, table
+    from pipeline.dataset import Dataset
+    from pipeline.label import steps_of
+    from pipeline.recipes import desired
+    from pipeline.run import make_plan
+
+    ds = Dataset.open(config.root)
+    steps = steps_of([target for target, _ in desired(config, only)[0]])
+    items = make_plan(ds, steps)
+    counts = Counter((item.step, item.why) for item in items)
+    rows = [(s.name, [m for m, _ in s.outputs], counts[s.name, "missing"], counts[s.name, "stale"]) for s in steps]
+    if as_json:
+        print_json({"todo": len(items), "steps": [dict(zip(("labeler", "modalities", "missing", "stale"), r, strict=True)) for r in rows]})
+    else:
+        table("To do, in shards", ("labeler", "modalities", "missing", "stale"), [(a, ", ".join(b), c, d) for a, b, c, d in rows])
+
+
+def label(
+    target: Target, only: Only = None, executor: Run = None, assign: Assign = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Make every label that is missing or stale. Run it again to resume; a second run does nothing."""
+    config = settings(target, assign, executor)
+    if dry_run:
+        show_plan(config, only or [], as_json)
+        return
+    finish(run_label(config, only or [], quiet=as_json), as_json)
+
+
+def run_label(config: Any, only: list[str], quiet: bool = False) -> Any:
+    """Label with progress bars; the report."""
+    from pipeline.cli.console import bars
+    from pipeline.dataset import Dataset
+    from pipeline.label import label as run
+
+    ds = Dataset.open(config.root)
+    with bars(f"Label {config.root}", "shards", quiet) as progress:
+        return run(ds, config, only, progress)
+
+
+def finish(report: Any, as_json: bool) -> None:
+    """The summary table, what went wrong, and the exit code."""
+    from dataclasses import asdict
+
+    from pipeline.cli.console import err, print_json, table
+    from pipeline.errors import Incomplete
+
+    rows = [(n, s["todo"], s["done"], s["failed"], s["samples"], s["nulls"], float(s["seconds"])) for n, s in report.steps.items()]
+    title = f"{report.command}: {report.todo} shards to do, {report.done} done, {report.failed} failed in {report.seconds:.1f} s"
+    table(f"{title} ({report.executor})", ("step", "to do", "done", "failed", "samples", "nulls", "seconds"), rows)
+    for line in (*report.notes, *report.errors[:10]):
+        err.print(f"  {line}", markup=False)
+    if as_json:
+        print_json(asdict(report))
+    if report.failed:
+        raise Incomplete(f"{report.command}: {report.failed} of {report.todo} shards failed. Mend the cause above and run it again.")
+
+
+def status(target: Target, as_json: AsJson = False) -> None:
+    """Say what the data set holds: samples, shards, and each modality's recipe, backend and coverage."""
+    from pipeline.cli.console import err, print_json, table
+    from pipeline.dataset import Dataset
+    from pipeline.errors import DamageError
+    from pipeline.status import status as look
+
+    found = look(Dataset.open(settings(target, None).root))
+    if as_json:
+        print_json(found)
+    else:
+        title = f"{found['name']}: {found['samples']} samples in {found['shards']} shards, manifest {found['manifest']}"
+        rows = [
+            (n, m["backend"], m["recipe"], m["committed"] if m["stored"] else "on view", m["nulls"], m["stale"], m["missing"])
+            for n, m in found["modalities"].items()
+        ]
+        table(title, ("modality", "backend", "recipe", "committed", "nulls", "stale", "missing"), rows)
+    for sentence in found["damage"]:
+        err.print(f"  {sentence}", markup=False)
+    if found["damage"]:
+        raise DamageError(f"{len(found['damage'])} committed shards are damaged. Run the command that made them again; it redoes only those.")

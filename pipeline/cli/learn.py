@@ -1,0 +1,81 @@
+"""Commands that learn: fit tokenizers, turn labels into tokens, train the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.data import AsJson, Assign, Run, Target, finish, settings
+
+Tokens = Annotated[list[str] | None, typer.Option("--only", help="Only this token modality, e.g. tok_rgb; repeatable.")]
+Refit = Annotated[bool, typer.Option("--again", help="Fit anew even where the manifest has a tokenizer.")]
+
+
+def fit(target: Target, only: Tokens = None, again: Refit = False, assign: Assign = None, as_json: AsJson = False) -> None:
+    """Fit the tokenizers that are missing, on the data set's own labels."""
+    fits = run_fit(settings(target, assign), only or [], again, quiet=as_json)
+    if as_json:
+        from pipeline.cli.console import print_json
+
+        print_json({"fits": fits})
+
+
+def run_fit(config: Any, only: list[str], again: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Fit with progress; token modality -> report."""
+    from pipeline.cli.console import bars, table
+    from pipeline.dataset import Dataset
+    from tokenize_shards.fit import fit_all
+
+    with bars(f"Fit tokenizers of {config.root}", "%", quiet) as progress:
+        fits = fit_all(Dataset.open(config.root), config, only, again, progress)
+    rows = [
+        (n, f["kind"], f["steps"], float(f["seconds"]), f"{f['codebook_used']:.0%}", ", ".join(f"{k} {v:.3g}" for k, v in f["metrics"].items()))
+        for n, f in fits.items()
+    ]
+    table(f"fit: {len(fits)} tokenizers fitted", ("tokens", "kind", "steps", "seconds", "codes used", "held-out"), rows)
+    return fits
+
+
+def tokenize(target: Target, only: Tokens = None, executor: Run = None, assign: Assign = None, as_json: AsJson = False) -> None:
+    """Encode every view into token shards. Run it again to resume; a second run does nothing."""
+    finish(run_tokenize(settings(target, assign, executor), only or [], quiet=as_json), as_json)
+
+
+def run_tokenize(config: Any, only: list[str], quiet: bool = False) -> Any:
+    """Tokenize with progress bars; the report."""
+    from pipeline.cli.console import bars
+    from pipeline.dataset import Dataset
+    from tokenize_shards.tokenize import tokenize as run
+
+    with bars(f"Tokenize {config.root}", "shards", quiet) as progress:
+        return run(Dataset.open(config.root), config, only, progress)
+
+
+def train(target: Target, assign: Assign = None, resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False, as_json: AsJson = False) -> None:
+    """Train the any-to-any model on the token shards. Settings: --set train.steps=400 and so on."""
+    report = run_train(settings(target, assign), resume, quiet=as_json)
+    if as_json:
+        from pipeline.cli.console import print_json
+
+        print_json(report)
+
+
+def run_train(config: Any, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Train with progress; the JSON-ready report."""
+    from pipeline.cli.console import bars, err, table
+    from pipeline.config import validate
+    from pipeline.dataset import Dataset
+    from trainer.train import TrainConfig
+    from trainer.train import train as run
+
+    chosen = validate(TrainConfig, {"holdout": config.tokens.holdout, **config.train}, "train")
+    with bars(f"Train on {config.root}", "steps", quiet) as progress:
+        report = run(Dataset.open(config.root), chosen, progress=progress, resume=resume)
+    rows = [(n, h["loss"], h["unigram"], h["uniform"]) for n, h in report.heldout.items()]
+    rows = [(n, f"{a:.3f}", f"{b:.3f}", f"{c:.3f}") for n, a, b, c in rows]
+    table("Held-out loss, nats a token", ("tokens", "model", "unigram", "uniform"), rows)
+    err.print(f"  checkpoint {report.path}; {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.0f} s", markup=False)
+    from dataclasses import asdict
+
+    return asdict(report)

@@ -1,0 +1,97 @@
+"""Commands a person looks at: the gallery page, the demo, and the doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.cli.data import AsJson, Assign, Run, Target, settings
+
+
+def gallery(
+    target: Target,
+    out: Annotated[str | None, typer.Option("--out", help="Where to write the page; default: gallery.html in the data set.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Photos to show, held-out ones first.")] = 40,
+    assign: Assign = None,
+) -> None:
+    """Write one static HTML page: each photo's labels, its tokens decoded, and what the model predicts from RGB."""
+    print(run_gallery(settings(target, assign), out, rows))
+
+
+def run_gallery(config: Any, out: str | None = None, rows: int = 40, quiet: bool = False) -> Path:
+    """Write the page with progress; its path."""
+    from pipeline.cli.console import bars
+    from pipeline.dataset import Dataset
+    from pipeline.gallery.page import render_page
+    from trainer.showcase import collect
+
+    path = Path(out) if out else Path(config.root) / "gallery.html"
+    with bars("Gallery", "columns", quiet) as progress:
+        render_page(collect(Dataset.open(config.root), config, rows, progress), path)
+    return path.absolute()
+
+
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Where the demo's data set and page go.")] = "demo-out",
+    images: Annotated[str | None, typer.Option("--images", help="Your own folder of photos, instead of the demo's.")] = None,
+    executor: Run = None,
+    assign: Assign = None,
+) -> None:
+    """Photos to labels, tokens, a trained model and a page, in one command. Run it again to resume."""
+    from pipeline.cli.console import err
+    from pipeline.cli.data import finish, run_ingest, run_label
+    from pipeline.cli.learn import run_fit, run_tokenize, run_train
+    from pipeline.config import CONFIG_NAME
+    from pipeline.demo.settings import demo_config_text
+    from pipeline.errors import ConfigError
+
+    root = Path(out)
+    if images is not None and not Path(images).is_dir():
+        raise ConfigError(f"--images {images}: no such folder")
+    if root.exists() and any(root.iterdir()) and not (root / "dataset.json").is_file() and not (root / CONFIG_NAME).is_file():
+        raise ConfigError(f"--out {out}: is a folder with other things in it. Choose a new or empty one.")
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / CONFIG_NAME).is_file():
+        (root / CONFIG_NAME).write_text(demo_config_text(), encoding="utf-8")
+    config = settings(out, assign, executor)
+    source = images or str(_demo_photos())
+    run_ingest(config, [source])
+    finish(run_label(config, []), as_json=False)
+    run_fit(config, [])
+    finish(run_tokenize(config, []), as_json=False)
+    run_train(config)
+    page = run_gallery(config)
+    err.print("[bold]Done.[/bold] Open the page in a browser:", style="green")
+    print(page)
+
+
+def _demo_photos() -> Path:
+    """The folder of the demo's photos in the cache, fetched once."""
+    from labelers.core.weights import default_cache
+    from pipeline.cli.console import err
+    from pipeline.demo.photos import fetch_demo_photos
+
+    cache = default_cache()
+    folder = cache / "demo-photos"
+    count = fetch_demo_photos(folder, cache)
+    err.print(f"{count} photos under free licences in {folder}", markup=False)
+    return folder
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: libraries, Ray, cores, memory, disk, GPU, weights at hand; and list every backend's licences."""
+    from pipeline.cli.console import print_json, table
+    from pipeline.doctor import examine
+    from pipeline.errors import Incomplete
+
+    found = examine()
+    if as_json:
+        print_json(found)
+    else:
+        table("This machine", ("check", "found", "fine"), [(c["check"], c["found"], "yes" if c["fine"] else "NO: " + c["do"]) for c in found["checks"]])
+        rows = [(b["labeler"], b["backend"], b["code"], b["weights"], "yes" if b["commercial"] else "NO", b["at_hand"]) for b in found["backends"]]
+        table("Backends", ("labeler", "backend", "code licence", "weights licence", "commercial", "weights at hand"), rows)
+    if not all(c["fine"] for c in found["checks"]):
+        raise Incomplete("doctor: something above is not fine")

@@ -1,0 +1,153 @@
+"""The configuration of a data set: one typed YAML file. An unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from labelers.core.labeler import Labeler
+from labelers.core.registry import all_labelers, get_labeler
+from pipeline.errors import ConfigError
+
+CONFIG_NAME = "manymodal.yaml"
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LabelerConfig(_Section):
+    """One labeler's settings. params: its own parameters. weights: URL by slot. store: keep dense features in shards."""
+
+    enabled: bool = True
+    params: dict[str, Any] = {}
+    weights: dict[str, str] = {}
+    store: bool = False
+    batch: int | None = Field(None, ge=1)
+
+
+class TokensConfig(_Section):
+    """Tokenization. views: crops a sample, view 0 the centre. seed: of the views. holdout: share of photos left out of fitting."""
+
+    views: int = Field(4, ge=1, le=64)
+    seed: int = 0
+    holdout: float = Field(0.15, ge=0.0, lt=1.0)
+    fit_seconds: float = Field(12.0, gt=0, description="time to fit each network tokenizer")
+    fit_steps: int | None = Field(None, ge=1, description="steps instead of seconds: reproducible")
+    modalities: list[str] | None = Field(None, description="token modalities; null: every one whose source is labelled")
+
+
+class Config(_Section):
+    """All settings of a data set and its runs."""
+
+    root: str = "."
+    name: str = "photos"
+    shard_size: int = Field(32, ge=1, le=1_000_000)
+    sources: list[str] = []
+    executor: Literal["ray", "local"] = "ray"
+    labelers: dict[str, LabelerConfig] = {}
+    tokens: TokensConfig = TokensConfig()
+    train: dict[str, Any] = Field({}, description="settings of the trainer; `manymodal train` checks them")
+
+    def enabled_labelers(self) -> dict[str, LabelerConfig]:
+        """The labelers of a run, by name: every known one unless switched off, in the registry's order."""
+        return {
+            name: settings
+            for name in all_labelers()
+            if (settings := self.labelers.get(name, LabelerConfig())).enabled
+        }
+
+    def labeler(self, name: str, files: Mapping[str, Path] | None = None) -> Labeler:
+        """The labeler of that name with this configuration's parameters."""
+        return make_labeler(name, self.labelers.get(name, LabelerConfig()).params, files)
+
+
+def make_labeler(name: str, params: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> Labeler:
+    """A labeler from plain values. ConfigError for an unknown name or parameter."""
+    try:
+        cls = get_labeler(name)
+    except KeyError as error:
+        raise ConfigError(f"labelers: {error.args[0]}") from None
+    return cls(validate(cls.Params, dict(params), f"labelers.{name}.params"), files)
+
+
+def _nearest(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    """'; did you mean ...?' for an unknown key at `location` below `model`, or ''."""
+    fields: Any = model
+    for part in location[:-1]:
+        annotation = fields.model_fields[part].annotation if isinstance(part, str) and part in fields.model_fields else None
+        fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
+    known = list(fields.model_fields) if fields is not model or len(location) == 1 else list(LabelerConfig.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(known)}."
+
+
+def validate(model: type[M], values: Mapping[str, Any], where: str) -> M:
+    """Values as the typed model. ConfigError naming the key, the value, and for an unknown key the nearest known one."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join([p for p in (where,) if p] + [str(part) for part in first["loc"]])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{path}: unknown key{_nearest(model, first['loc'])}") from None
+        raise ConfigError(f"{path}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set a.b=c` to nested dictionaries; the value is read as YAML."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {assignment}: expected key.key=value")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {assignment}: {parent} is no section")
+    values[last] = yaml.safe_load(text)
+
+
+def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
+    """The configuration for a command's argument: a YAML file, or a data set's root (with or without a manymodal.yaml in it).
+
+    A relative `root` in a file counts from the file's folder. ConfigError for anything that cannot be used.
+    """
+    path = Path(target)
+    values: dict[str, Any] = {}
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"{target}: no such file. `manymodal init FOLDER` writes a commented one.")
+        values = _read_yaml(path)
+        root = str(values.get("root", "."))
+        values["root"] = root if "://" in root else str(path.parent / root)
+    else:
+        if "://" not in target and (path / CONFIG_NAME).is_file():
+            values = _read_yaml(path / CONFIG_NAME)
+        values["root"] = target
+    for assignment in assignments:
+        _assign(values, assignment)
+    config = validate(Config, values, "")
+    for name, settings in config.labelers.items():
+        labeler = make_labeler(name, settings.params)
+        unknown = set(settings.weights) - set(labeler.weights)
+        if unknown:
+            raise ConfigError(f"labelers.{name}.weights: unknown slot {min(unknown)!r}. Known: {', '.join(labeler.weights) or 'none'}.")
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(values).__name__}")
+    return values

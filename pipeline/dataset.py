@@ -1,0 +1,266 @@
+"""A data set on storage: index, commits, recipes, manifests and weights, found by name, and read with their digests checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from labelers.core.labeler import Sample
+from labelers.core.modality import Label, Modality, Null
+from pipeline.commits import commit_key, data_key, read_commit
+from pipeline.errors import ConfigError, DamageError, ManymodalError
+from pipeline.records import (
+    FORMAT, Commit, IndexRow, Manifest, canonical_json, file_sha256, folder_of, recipe_id, shard_name,
+)  # fmt: skip
+from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, read_parquet, write_parquet
+from pipeline.storage import Storage, open_storage
+
+INDEX_SCHEMA = pa.schema(
+    [("id", pa.string()), ("uri", pa.string()), ("sha256", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("bytes", pa.int64())]
+)  # fmt: skip
+IMAGE_EXTS = ("jpg", "png", "webp")
+
+
+class Dataset:
+    """One data set. Cheap to open, safe to open many times; holds no state but caches of immutable records."""
+
+    def __init__(self, storage: Storage, name: str, shard_size: int) -> None:
+        self.storage, self.name, self.shard_size = storage, name, shard_size
+        self._trusted: set[tuple[str, str]] = set()
+        self.index = lru_cache(maxsize=256)(self._read_index)
+
+    # -- the data set itself
+
+    @staticmethod
+    def create(root: str, name: str, shard_size: int) -> Dataset:
+        """Create, or open one made with the same settings. ConfigError where it exists with another shard size."""
+        if not 1 <= shard_size <= 1_000_000:
+            raise ConfigError(f"shard_size: {shard_size} is outside 1..1000000")
+        storage = open_storage(root)
+        record = {"format": FORMAT, "name": name, "shard_size": shard_size}
+        storage.put_if_absent("dataset.json", canonical_json(record))
+        ds = Dataset.open(root)
+        if ds.shard_size != shard_size:
+            raise ConfigError(
+                f"{root}: was created with shard_size {ds.shard_size}, not {shard_size}; a data set keeps its shard size. "
+                f"Set shard_size: {ds.shard_size}, or choose another root."
+            )
+        return ds
+
+    @staticmethod
+    def open(root: str) -> Dataset:
+        """Open an existing data set. ConfigError where there is none, or its format is newer than this program."""
+        storage = open_storage(root)
+        try:
+            record = json.loads(storage.read_bytes("dataset.json"))
+        except FileNotFoundError:
+            raise ConfigError(f"{root}: no data set there (dataset.json is absent). Run `manymodal ingest` first.") from None
+        except ValueError as error:
+            raise DamageError(f"{root}/dataset.json is not JSON ({error}). Restore it from a copy.") from error
+        if record.get("format") != FORMAT:
+            raise ConfigError(f"{root}: has format {record.get('format')}, this program reads {FORMAT}. Install its version.")
+        return Dataset(storage, record["name"], record["shard_size"])
+
+    # -- the index
+
+    def shards(self) -> list[int]:
+        """Numbers of the index shards, ascending. DamageError where one is missing in the middle."""
+        names = self.storage.list("index")
+        found = sorted(int(key[-14:-8]) for key in names if key.endswith(".parquet"))
+        if found != list(range(len(found))):
+            gap = next(k for k in range(len(found)) if k not in found)
+            raise DamageError(f"{self.storage.url}/index: shard {gap} is missing. Restore it, or ingest again elsewhere.")
+        return found
+
+    def index_key(self, k: int) -> str:
+        return f"index/{shard_name(k, 'parquet')}"
+
+    def _read_index(self, k: int) -> tuple[IndexRow, ...]:
+        """The rows of index shard k, in order."""
+        try:
+            table = read_parquet(self.storage.local(self.index_key(k)))
+        except FileNotFoundError:
+            raise ConfigError(f"{self.storage.url}: has no index shard {k}. Run `manymodal ingest`.") from None
+        if not table.schema.equals(INDEX_SCHEMA):
+            raise DamageError(f"{self.storage.url}/{self.index_key(k)}: is no index shard (columns {table.schema.names})")
+        return tuple(IndexRow(**row) for row in table.to_pylist())
+
+    def publish_index(self, k: int, rows: Sequence[IndexRow]) -> bool:
+        """Write index shard k, once: False if it exists. Comes last at ingest; it is what makes a shard exist."""
+        with self.storage.scratch() as folder:
+            path = folder / shard_name(k, "parquet")
+            write_parquet(path, pa.Table.from_pylist([asdict(row) for row in rows], schema=INDEX_SCHEMA))
+            return self.storage.publish(path, self.index_key(k))
+
+    def ids(self, k: int) -> list[str]:
+        return [row.id for row in self.index(k)]
+
+    # -- recipes and manifests
+
+    def put_recipe(self, recipe: Mapping[str, Any]) -> str:
+        """Record a recipe; returns its 8-digit id. DamageError in the (1 in 4 billion) case of two recipes with one id."""
+        name, data = recipe_id(recipe), canonical_json(recipe)
+        key = f"_recipes/{name}.json"
+        if not self.storage.put_if_absent(key, data) and self.storage.read_bytes(key) != data:
+            raise DamageError(f"{self.storage.url}/{key} holds another recipe; change a parameter to get another id")
+        return name
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        try:
+            recipe: dict[str, Any] = json.loads(self.storage.read_bytes(f"_recipes/{name}.json"))
+        except FileNotFoundError:
+            raise DamageError(f"{self.storage.url}/_recipes/{name}.json is missing") from None
+        return recipe
+
+    def manifest(self, version: int | None = None) -> Manifest:
+        """The current manifest (highest number), or the one of that version; empty where none was written."""
+        names = [key for key in self.storage.list("_manifests") if key.endswith(".json")]
+        if version is not None:
+            names = [key for key in names if key.endswith(f"v{version:06d}.json")]
+        return Manifest.from_json(self.storage.read_bytes(names[-1])) if names else Manifest()
+
+    def update_manifest(
+        self, modalities: Mapping[str, str] | None = None, tokenizers: Mapping[str, str] | None = None
+    ) -> Manifest:
+        """Switch the named modalities and tokenizers; all others stay. Atomic, and safe against others doing the same."""
+        for _ in range(100):
+            old = self.manifest()
+            new = Manifest(
+                old.version + 1,
+                {**old.modalities, **(modalities or {})},
+                {**old.tokenizers, **(tokenizers or {})},
+            )
+            if (new.modalities, new.tokenizers) == (old.modalities, old.tokenizers):
+                return old
+            if self.storage.put_if_absent(f"_manifests/v{new.version:06d}.json", new.to_json()):
+                return new
+        raise ManymodalError(f"{self.storage.url}/_manifests: 100 other writers came first. Run the command again.")
+
+    # -- weights
+
+    def put_weights(self, path: Path, sha256: str) -> None:
+        """Keep a copy of a resolved weight file, by digest, where every worker finds it."""
+        key = f"_weights/{sha256}"
+        if self.storage.exists(key):
+            return
+        with self.storage.scratch() as folder:
+            copy = folder / sha256
+            shutil.copyfile(path, copy)
+            if file_sha256(copy) != sha256:
+                raise DamageError(f"{path}: its sha256 is not {sha256}; delete it from the cache and run again")
+            self.storage.publish(copy, key)
+
+    def weights_path(self, sha256: str) -> Path:
+        """Local path of a weight file kept by `put_weights`, its digest checked once a process."""
+        path = self._trusted_local(f"_weights/{sha256}", sha256)
+        return path
+
+    # -- commits and labels
+
+    def commit_of(self, modality: str, recipe: str, k: int) -> Commit | None:
+        return read_commit(self.storage, modality, recipe, k)
+
+    def sound_commit(self, modality: str, recipe: str, k: int) -> Commit | None:
+        """The commit of a shard, if its data file is there with the committed length; else None."""
+        commit = self.commit_of(modality, recipe, k)
+        if commit is None:
+            return None
+        try:
+            return commit if self.storage.size(data_key(commit)) == commit.bytes else None
+        except FileNotFoundError:
+            return None
+
+    def commits(self, modality: str, recipe: str) -> dict[int, Commit]:
+        """Every commit of a recipe whose data file is there with the committed length; the others do not count as committed."""
+        folder = folder_of(modality, recipe)
+        lengths = self.storage.list(folder)
+        found: dict[int, Commit] = {}
+        for key in self.storage.list(f"{folder}/_commits"):
+            commit = Commit.from_json(self.storage.read_bytes(key))
+            if lengths.get(data_key(commit)) == commit.bytes:
+                found[commit.shard] = commit
+        return found
+
+    def damaged(self, modality: str, recipe: str) -> list[str]:
+        """Commits whose data file is absent or of another length, each as one sentence."""
+        folder = folder_of(modality, recipe)
+        lengths, said = self.storage.list(folder), []
+        for key in self.storage.list(f"{folder}/_commits"):
+            try:
+                commit = Commit.from_json(self.storage.read_bytes(key))
+            except ValueError as error:
+                said.append(f"{key}: not a commit record ({error})")
+                continue
+            have = lengths.get(data_key(commit))
+            if have is None:
+                said.append(f"{data_key(commit)}: committed, but the file is missing")
+            elif have != commit.bytes:
+                said.append(f"{data_key(commit)}: {have} bytes where its commit says {commit.bytes}")
+        return said
+
+    def _trusted_local(self, key: str, sha256: str) -> Path:
+        path = self.storage.local(key)
+        if (key, sha256) not in self._trusted:
+            if file_sha256(path) != sha256:
+                raise DamageError(f"{self.storage.url}/{key}: its bytes do not have the committed sha256. Run `manymodal label` after deleting it.")
+            self._trusted.add((key, sha256))
+        return path
+
+    def open_shard(self, modality: str, recipe: str, k: int) -> tuple[Path, Commit]:
+        """A committed shard's local file, digest checked, and its commit. DamageError where there is no sound one."""
+        commit = self.commit_of(modality, recipe, k)
+        if commit is None:
+            raise DamageError(f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. Run `manymodal label`.")
+        try:
+            return self._trusted_local(data_key(commit), commit.sha256), commit
+        except FileNotFoundError:
+            raise DamageError(f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. Run `manymodal label`.") from None
+
+    def labels(self, modality: Modality, k: int, recipe: str | None = None) -> list[Label | Null]:
+        """The labels of a shard in index order, of the given recipe or the manifest's."""
+        recipe = recipe or self.current(modality.name)
+        path, commit = self.open_shard(modality.name, recipe, k)
+        pairs = list(read_labels(path, modality))
+        if [key for key, _ in pairs] != self.ids(k):
+            raise DamageError(f"{self.storage.url}/{data_key(commit)}: ids are not those of index shard {k}, in order")
+        return [label for _, label in pairs]
+
+    def current(self, modality: str) -> str:
+        """The current recipe of a modality. ConfigError where it has none."""
+        recipe = self.manifest().modalities.get(modality)
+        if recipe is None:
+            raise ConfigError(f"{self.storage.url}: has no {modality} yet. Run `manymodal label` with it enabled.")
+        return recipe
+
+    def image_files(self, k: int) -> list[tuple[str, dict[str, bytes]]]:
+        """(id, {extension: bytes}) of the rgb shard, in index order: the image file and its side-cars."""
+        path, _ = self.open_shard("rgb", self.current("rgb"), k)
+        pairs = [(key, members) for key, members in iter_tar(path) if key != HEADER]
+        if [key for key, _ in pairs] != self.ids(k):
+            raise DamageError(f"{self.storage.url}/{path.name}: rgb ids are not those of index shard {k}, in order")
+        return pairs
+
+    def samples(
+        self, k: int, reads: Mapping[str, tuple[Modality, str]] | None = None, pixels: bool = True
+    ) -> list[Sample]:
+        """The samples of a shard in index order, decoded, with the labels named in `reads` (name -> modality, recipe)."""
+        import numpy as np
+
+        from labelers.core.images import decode
+
+        columns = {name: self.labels(m, k, recipe) for name, (m, recipe) in (reads or {}).items()}
+        empty = np.zeros((0, 0, 3), np.uint8)
+        samples = []
+        for i, (key, members) in enumerate(self.image_files(k)):
+            ext = next(e for e in members if e in IMAGE_EXTS)
+            image = decode(members[ext]).image if pixels else empty
+            sidecars = {e: data for e, data in members.items() if e not in (*IMAGE_EXTS, NULL_EXT)}
+            samples.append(Sample(key, image, sidecars, {name: column[i] for name, column in columns.items()}))
+        return samples

@@ -1,0 +1,144 @@
+"""The Ray executor: one pool of actors a step, sized by resources. The only file that knows Ray.
+
+Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item is in flight per actor; a dead actor
+costs the item it held, which is given to a fresh one, at most three times. Pools that have run dry make room for others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.errors import Incomplete, StorageError
+from pipeline.execution.work import Done, OnDone, Pool, Queue, attempt
+from pipeline.plan import Item
+
+
+class RayUnavailable(Exception):
+    """Ray could not be started or joined."""
+
+
+def start_ray() -> None:
+    """Join the cluster RAY_ADDRESS names, or start one on this machine; nothing where Ray already runs. RayUnavailable if neither."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"), include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
+            log_to_driver=False, logging_level=logging.ERROR, configure_logging=True,
+        )  # fmt: skip
+    except Exception as error:
+        raise RayUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+class _Actor:
+    """Holds one worker of a pool; made in its own process."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.worker = pool.make()
+
+    def run(self, step: str, shard: int, number: int) -> Done:
+        return attempt(self.worker, step, shard, number)
+
+
+class RayExecutor:
+    """See the module. stall_s: seconds without any item ending after which the run ends with an error instead of hanging."""
+
+    name = "ray"
+
+    def __init__(self, stall_s: float = 1800.0) -> None:
+        self.stall_s = stall_s
+
+    def run(self, pools: Mapping[str, Pool], items: Sequence[Item], on_done: OnDone) -> None:
+        start_ray()
+        run = _Run(pools, Queue(items, on_done))
+        try:
+            last = time.monotonic()
+            while run.fill():
+                if run.collect(timeout=5.0):
+                    last = time.monotonic()
+                elif time.monotonic() - last > self.stall_s:
+                    raise Incomplete(f"no shard ended for {self.stall_s:.0f} s; ended the run. Run the same command to resume.")
+        finally:
+            run.close()
+
+
+class _Run:
+    """The actors and calls of one run."""
+
+    def __init__(self, pools: Mapping[str, Pool], queue: Queue) -> None:
+        import ray
+
+        self.ray, self.pools, self.queue = ray, pools, queue
+        total = ray.cluster_resources()
+        self.free = {"cpu": total.get("CPU", 1.0), "gpu": total.get("GPU", 0.0)}
+        self.idle: dict[str, list[Any]] = {}
+        self.busy: dict[Any, tuple[str, Any, int]] = {}  # call -> (step, actor, shard)
+
+    def fill(self) -> bool:
+        """Give ready items to idle actors, start actors where resources are free. False when nothing is left to do."""
+        for step in self.queue.ready():
+            while self.queue.count(step) and (actor := self._actor(step)) is not None:
+                taken = self.queue.take(step)
+                assert taken is not None
+                call = actor.run.remote(step, *taken)
+                self.busy[call] = (step, actor, taken[0])
+        return bool(self.busy) or bool(self.queue.ready())
+
+    def _actor(self, step: str) -> Any | None:
+        if self.idle.get(step):
+            return self.idle[step].pop()
+        need = {"cpu": self.pools[step].cpu, "gpu": self.pools[step].gpu}
+        while any(self.free[kind] + 1e-6 < need[kind] for kind in need):
+            spare = next((name for name, actors in self.idle.items() if actors and not self.queue.count(name)), None)
+            if spare is None:
+                if not self.busy and not any(self.idle.values()):
+                    self._refuse(step, need)
+                return None
+            self._end(spare, self.idle[spare].pop())
+        for kind in need:
+            self.free[kind] -= need[kind]
+        remote = self.ray.remote(_Actor).options(num_cpus=need["cpu"], num_gpus=need["gpu"], max_restarts=0)
+        return remote.remote(self.pools[step])
+
+    def _refuse(self, step: str, need: Mapping[str, float]) -> None:
+        raise Incomplete(f"{step} needs {need['cpu']} CPUs and {need['gpu']} GPUs a worker; the cluster has {self.free}. Add a node.")
+
+    def _end(self, step: str, actor: Any) -> None:
+        self.ray.kill(actor)
+        self.free["cpu"] += self.pools[step].cpu
+        self.free["gpu"] += self.pools[step].gpu
+
+    def collect(self, timeout: float) -> bool:
+        """Wait for a call to end and take its outcome. False if none ended in time."""
+        ended, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=timeout)
+        for call in ended:
+            step, actor, shard = self.busy.pop(call)
+            try:
+                outcome = self.ray.get(call)
+            except self.ray.exceptions.RayTaskError as error:
+                self._end(step, actor)
+                cause = error.cause if isinstance(error.cause, StorageError) else None
+                if cause is not None:
+                    raise cause from None
+                self.queue.retry(step, shard, f"worker failed: {type(error.cause).__name__}: {error.cause}")
+            except self.ray.exceptions.RayError as error:
+                self._end(step, actor)
+                self.queue.retry(step, shard, f"worker died: {' '.join(str(error).split())[:300]}")
+            else:
+                self.idle.setdefault(step, []).append(actor)
+                self.queue.done(outcome)
+        return bool(ended)
+
+    def close(self) -> None:
+        for actors in self.idle.values():
+            for actor in actors:
+                self.ray.kill(actor)
+        for _, actor, _ in self.busy.values():
+            self.ray.kill(actor)

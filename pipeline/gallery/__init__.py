@@ -1,0 +1,1 @@
+"""The page: one static HTML file that shows a run, its figures, and its photos in every modality."""

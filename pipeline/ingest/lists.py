@@ -1,0 +1,90 @@
+"""Lists of paths or URIs as a source: Parquet, CSV and TSV with a column uri, path or url (and perhaps caption), or text lines.
+
+Relative paths count from the list's folder. Side-cars beside a listed image come along; the list's own caption goes before them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.ingest.candidate import Candidate, Payload, refused, uri_of
+from pipeline.ingest.folder import file_candidate
+
+LIST_EXTS = ("parquet", "csv", "tsv", "txt")
+_URI_COLUMNS = ("uri", "path", "url")
+_Row = tuple[str | None, str | None]  # (path or URI, caption)
+
+
+def read_list(path: Path) -> Iterator[Candidate]:
+    """Candidates in the order of the list. ConfigError where the list itself cannot be read."""
+    rows = {".parquet": _parquet_rows, ".txt": _text_rows}.get(path.suffix.lower(), _csv_rows)
+    folder = path.absolute().parent
+    try:
+        for number, (entry, caption) in enumerate(rows(path), 1):
+            if entry is None or not entry.strip():
+                yield refused(uri_of(path, f"row={number}"), "empty_entry", f"row {number} of the list names nothing")
+            else:
+                yield _listed(folder, entry.strip(), caption)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again.") from error
+
+
+def _listed(folder: Path, entry: str, caption: str | None) -> Candidate:
+    """The candidate an entry of a list names."""
+    scheme = urlsplit(entry).scheme if "://" in entry else ""
+    if scheme in ("http", "https"):
+        return refused(quote(entry, safe=":/?&=%#"), "remote_urls_off", "web addresses are not fetched; download it, and list the file")
+    if scheme not in ("", "file"):
+        return refused(quote(entry, safe=":/?&=%#"), "unsupported_scheme", f"{scheme}:// cannot be read; list a file of this machine")
+    local = Path(os.fsdecode(unquote_to_bytes(urlsplit(entry).path))) if scheme else folder / entry
+    if "\0" in str(local):
+        return refused(quote(entry), "bad_name", "the path has a NUL character in it")
+    candidate = file_candidate(local)
+    if not caption:
+        return candidate
+
+    def read() -> Payload:
+        payload = candidate.read()
+        return Payload(payload.data, {**payload.sidecars, "txt": caption.encode(errors="backslashreplace")})
+
+    return Candidate(candidate.uri, read)
+
+
+def _columns(path: Path, names: Sequence[str]) -> tuple[str, str | None]:
+    """The columns of a list that are used: that of the path, and that of the caption or None."""
+    found = [name for name in _URI_COLUMNS if name in names]
+    if not found:
+        raise ConfigError(f"{path}: has no column uri, path or url; its columns are {', '.join(map(str, names)) or 'none'}.")
+    return found[0], "caption" if "caption" in names else None
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        uri, caption = _columns(path, file.schema_arrow.names)
+        for batch in file.iter_batches(columns=[c for c in (uri, caption) if c]):
+            entries = batch.column(uri).cast(pa.string()).to_pylist()
+            captions = batch.column(caption).cast(pa.string()).to_pylist() if caption else [None] * len(entries)
+            yield from zip(entries, captions, strict=True)
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(handle, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        uri, caption = _columns(path, reader.fieldnames or [])
+        for row in reader:
+            yield row[uri], row[caption] if caption else None
+
+
+def _text_rows(path: Path) -> Iterator[_Row]:
+    with path.open(encoding="utf-8-sig") as handle:
+        for line in handle:
+            if line.strip():
+                yield line.rstrip("\r\n"), None

@@ -1,0 +1,119 @@
+"""Recipes: everything that decides a modality's bytes, written down, and their order in the graph of labelers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from labelers.core.labeler import Labeler
+from labelers.core.modality import Modality
+from labelers.core.weights import Weight, WeightError, resolve_all
+from pipeline.config import Config, make_labeler
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.records import recipe_id
+
+RGB_RECIPE: dict[str, Any] = {
+    "modality": "rgb", "labeler": "ingest", "version": 1, "backend": "source images", "params": {}, "weights": {}, "reads": {},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """One labeler as a run uses it: how to build it again in another process, what it reads, what it writes.
+
+    files: weight slot -> sha256 in the data set's `_weights`. reads, outputs: (modality, recipe) pairs. batch: images a call.
+    """
+
+    labeler: str
+    params: Mapping[str, Any]
+    files: Mapping[str, str]
+    reads: tuple[tuple[str, str], ...]
+    outputs: tuple[tuple[str, str], ...]
+    batch: int
+
+    def build(self, ds: Dataset) -> Labeler:
+        """The labeler, its weights found by digest, its networks loaded."""
+        labeler = make_labeler(self.labeler, self.params, {slot: ds.weights_path(sha) for slot, sha in self.files.items()})
+        labeler.setup()
+        return labeler
+
+
+def in_order(labelers: Mapping[str, Labeler]) -> list[str]:
+    """Names so that each labeler comes after those whose modalities it reads. ConfigError for a circle."""
+    maker = {m.name: name for name, labeler in labelers.items() for m in labeler.produces}
+    graph = {name: {maker[r] for r in labeler.reads if r in maker} for name, labeler in labelers.items()}
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise ConfigError(f"labelers read each other in a circle: {' -> '.join(error.args[1])}. Disable one.") from None
+
+
+def recipe_of(
+    labeler: Labeler, modality: Modality, weights: Mapping[str, Mapping[str, str]], reads: Mapping[str, str]
+) -> dict[str, Any]:
+    """The recipe of one modality a labeler makes. weights: slot -> {url, sha256}. reads: modality -> recipe id."""
+    return {
+        "modality": modality.name,
+        "labeler": labeler.name,
+        "version": labeler.version,
+        "backend": labeler.backend,
+        "params": labeler.params.model_dump(mode="json"),
+        "weights": {slot: dict(found) for slot, found in weights.items()},
+        "reads": dict(reads),
+    }
+
+
+def desired(config: Config, only: Sequence[str] = ()) -> tuple[list[tuple[Target, list[dict[str, Any]]]], dict[str, Path]]:
+    """What the configuration asks for: targets in graph order, each with its recipes, and weight files by sha256.
+
+    Weights are resolved here, once, by the driver. only: modalities to keep (with what they read); all where empty.
+    """
+    labelers = {name: config.labeler(name) for name in config.enabled_labelers()}
+    recipes: dict[str, str] = {"rgb": recipe_id(RGB_RECIPE)}
+    files: dict[str, Path] = {}
+    targets: list[tuple[Target, list[dict[str, Any]]]] = []
+    for name in _needed(in_order(labelers), labelers, only):
+        labeler, settings = labelers[name], config.enabled_labelers()[name]
+        found = _resolved({**labeler.weights, **settings.weights})
+        files |= {weight.sha256: weight.path for weight in found.values()}
+        weights = {slot: {"url": weight.url, "sha256": weight.sha256} for slot, weight in found.items()}
+        reads = {"rgb": recipes["rgb"], **{r: recipes[r] for r in labeler.reads if r in recipes}}
+        made = [recipe_of(labeler, m, weights, reads) for m in labeler.produces]
+        outputs = []
+        for modality, recipe in zip(labeler.produces, made, strict=True):
+            recipes[modality.name] = recipe_id(recipe)
+            if modality.stored or settings.store:
+                outputs.append((modality.name, recipe_id(recipe)))
+        params = labeler.params.model_dump(mode="json")
+        batch = settings.batch or labeler.resources.batch
+        slots = {slot: weight.sha256 for slot, weight in found.items()}
+        targets.append((Target(name, params, slots, tuple(reads.items()), tuple(outputs), batch), made))
+    return targets, files
+
+
+def _resolved(urls: Mapping[str, str]) -> dict[str, Weight]:
+    """Weights by slot. ConfigError for what cannot be had, or is not what was named."""
+    try:
+        return resolve_all(urls)
+    except WeightError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _needed(order: Sequence[str], labelers: Mapping[str, Labeler], only: Sequence[str]) -> list[str]:
+    """The labelers that make `only` and, through the graph, what they read; all of them where `only` is empty."""
+    if not only:
+        return list(order)
+    made = {m.name for labeler in labelers.values() for m in labeler.produces}
+    unknown = [name for name in only if name not in made]
+    if unknown:
+        raise ConfigError(f"no enabled labeler makes {unknown[0]!r}. Made: {', '.join(sorted(made))}.")
+    wanted, keep = set(only), []
+    for name in reversed(order):
+        if wanted & {m.name for m in labelers[name].produces}:
+            wanted |= set(labelers[name].reads)
+            keep.append(name)
+    return keep[::-1]

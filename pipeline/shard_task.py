@@ -1,0 +1,49 @@
+"""What every worker does around its own computation: find what is due on a shard, and replace it through the commit protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.commits import Verify, commit_shard, retract
+from pipeline.dataset import Dataset
+from pipeline.errors import Incomplete
+from pipeline.plan import Ref, Step, inputs_of
+from pipeline.records import Commit
+
+
+@dataclass(frozen=True)
+class Due:
+    """One shard's state for a step: digests of what it reads, outputs to make, commits of those that are current."""
+
+    inputs: dict[str, str]
+    outputs: tuple[Ref, ...]
+    current: dict[Ref, Commit]
+
+
+def look(ds: Dataset, step: Step, k: int) -> Due:
+    """What is due of a step on shard k. Incomplete where something it reads is not committed."""
+    refs = (*step.reads, *step.outputs)
+    held = {ref: {k: commit} for ref in refs if (commit := ds.sound_commit(*ref, k)) is not None}
+    inputs = inputs_of(step, k, held)
+    if inputs is None:
+        raise Incomplete(f"{step.name}: shard {k} of something it reads is not committed. Run the command before this one.")
+    current = {ref: held[ref][k] for ref in step.outputs if ref in held and dict(held[ref][k].inputs) == inputs}
+    return Due(inputs, tuple(ref for ref in step.outputs if ref not in current), current)
+
+
+def replace(
+    ds: Dataset, draft: Commit, write: Callable[[Path], None], verify: Verify, ids: Sequence[str] | None = None
+) -> Commit:
+    """Write one shard aside and commit it, in place of an unsound or stale commit if there is one; the commit in force.
+
+    ids: what it must hold, in order; those of the index where None.
+    """
+    old = ds.commit_of(draft.modality, draft.recipe, draft.shard)
+    if old is not None:
+        retract(ds.storage, old)
+    with ds.storage.scratch() as folder:
+        path = folder / draft.file
+        write(path)
+        return commit_shard(ds.storage, draft, path, ds.ids(draft.shard) if ids is None else ids, verify)

@@ -1,0 +1,51 @@
+"""The commented configuration `manymodal init` writes: every labeler with its parameters, weights and licences, switched on."""
+
+from __future__ import annotations
+
+import json
+
+from labelers.core.labeler import Labeler
+from labelers.core.registry import all_labelers
+
+_HEAD = """\
+# manymodal: configuration of one data set. Every value below is the default; delete what you do not change.
+# An unknown key is an error. Any value can be overridden for one command: --set tokens.views=8
+
+root: .                 # where the data set lives; a relative path counts from this file
+name: photos
+shard_size: 32          # samples a shard; fixed for ever when the data set is created
+sources: []             # folders (recursive), WebDataset tars, or lists of paths (.parquet .csv .txt)
+executor: ray           # ray: actors on this machine or on RAY_ADDRESS; local: in one process
+
+tokens:
+  views: 4              # crops a sample; view 0 is the centre, the others derive from hash(id, seed, view)
+  seed: 0
+  holdout: 0.15         # share of every shard left out of fitting and training, for honest pages
+  fit_seconds: 12       # time to fit each network tokenizer; fit_steps: N instead makes it reproducible
+  modalities: null      # null: every token modality whose source is labelled
+
+train: {}               # settings of the trainer, e.g. {size: micro, steps: 400, batch: 16}
+
+labelers:
+"""
+
+
+def config_template() -> str:
+    """YAML text that loads to the default configuration."""
+    return _HEAD + "".join(_labeler_lines(cls) for cls in all_labelers().values())
+
+
+def _labeler_lines(cls: type[Labeler]) -> str:
+    """One labeler's section; its comment says what makes it, and under which licences."""
+    licence = cls.licence
+    terms = f"code {licence.code}, weights {licence.weights}" + ("" if licence.commercial else ", NOT for commercial use")
+    makes = ", ".join(m.name + ("" if m.stored else " (not stored unless store: true)") for m in cls.produces)
+    lines = [f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms}", "    enabled: true"]
+    params = cls.Params().model_dump(mode="json")
+    if params:
+        lines.append("    params:")
+        lines += [f"      {key}: {json.dumps(value)}" for key, value in params.items()]
+    if cls.weights:
+        lines.append("    weights:")
+        lines += [f"      {slot}: {json.dumps(url)}" for slot, url in cls.weights.items()]
+    return "\n".join(lines) + "\n"

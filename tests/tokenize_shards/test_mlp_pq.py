@@ -1,0 +1,72 @@
+"""Product-quantised vectors: they come back close, whatever the batch, from a file too, and from very few training vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
+from tokenize_shards.tokenizer import FitError, load_tokenizer
+
+CONFIG = MLPPQConfig(dim=24, heads=4, codes=64, latent=4, width=32)
+
+
+def vectors(n: int, seed: int = 0) -> np.ndarray:
+    """Points near a 6-dimensional subspace, as embeddings are."""
+    rng = np.random.default_rng(seed)
+    basis = np.random.default_rng(9).normal(size=(6, 24))
+    return (rng.normal(size=(n, 6)) @ basis + 0.05 * rng.normal(size=(n, 24))).astype(np.float32)
+
+
+def test_heldout_vectors_come_back_close_and_fitting_does_not_harm() -> None:
+    train, heldout = vectors(600), vectors(100, 1)
+    start, fitted = MLPPQ(CONFIG), MLPPQ(CONFIG)
+    first = start.fit(train, heldout, steps=1).metrics["cosine"]
+    report = fitted.fit(train, heldout, steps=200)
+    assert report.metrics["cosine"] > 0.9 and report.metrics["cosine"] > first - 0.01
+    assert 0.5 < report.codebook_used <= 1
+
+
+def test_tokens_do_not_depend_on_the_batch_and_survive_a_file(tmp_path: Path) -> None:
+    tokenizer = MLPPQ(CONFIG)
+    tokenizer.fit(vectors(100), vectors(0), steps=3)
+    batch = vectors(20, 2)
+    tokens = tokenizer.encode(batch)
+    assert tokens.dtype == np.uint16 and tokens.shape == (20, 4)
+    assert np.array_equal(tokens, np.concatenate([tokenizer.encode(row[None]) for row in batch]))
+    tokenizer.save(tmp_path / "a")
+    again = load_tokenizer(tmp_path / "a")
+    again.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert np.array_equal(again.encode(batch), tokens)
+    assert np.array_equal(again.decode(tokens), tokenizer.decode(tokens))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_very_few_training_vectors(n: int) -> None:
+    config = MLPPQConfig("human_poses", "landmarks", dim=99, heads=8, codes=1024, latent=8, width=32)
+    poses = np.random.default_rng(0).normal(0, 0.3, (n, 33, 3)).astype(np.float32)
+    tokenizer = MLPPQ(config)
+    report = tokenizer.fit(poses, poses, steps=2)
+    assert report.metrics["mpjpe_mm"] < 120
+    assert tokenizer.decode(tokenizer.encode(poses)).shape == (n, 99)
+
+
+def test_same_seed_same_tokens() -> None:
+    a, b = MLPPQ(CONFIG), MLPPQ(CONFIG)
+    for tokenizer in (a, b):
+        tokenizer.fit(vectors(64), vectors(0), steps=5, seed=3)
+    assert np.array_equal(a.encode(vectors(30, 4)), b.encode(vectors(30, 4)))
+
+
+def test_nothing_to_learn_from_and_bad_input_are_refused() -> None:
+    tokenizer = MLPPQ(CONFIG)
+    with pytest.raises(FitError, match="nothing to learn from"):
+        tokenizer.fit(vectors(0), vectors(0), steps=1)
+    tokenizer.fit(vectors(10), vectors(0), steps=1)
+    with pytest.raises(ValueError, match="expected vectors of 24"):
+        tokenizer.encode(np.zeros((2, 5), np.float32))
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        tokenizer.decode(np.full((1, 4), 64, np.uint16))

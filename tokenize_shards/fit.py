@@ -1,0 +1,211 @@
+"""The `fit` command's work: tokenizers fitted on the data set's own labels, kept by digest, named by the manifest.
+
+Fitting looks at views of its own (another seed than the token shards) of photos that are not held out; the held-out figures in
+each report come from held-out photos. Given up here: streaming; the views of a fit are held in memory, a few hundred of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labelers.core.modality import Null
+from labelers.core.registry import all_modalities
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.records import canonical_json, file_sha256
+from tokenize_shards import grammar
+from tokenize_shards.holdout import held_out
+from tokenize_shards.inputs import EDGE_MAPS, Cut, ShardViews
+from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
+from tokenize_shards.sequence import SequenceTokenizer
+from tokenize_shards.table import TokenSpec
+from tokenize_shards.tokenize import grouped, view_labeler, wanted_specs
+from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
+from tokenize_shards.vit_vq import ViTVQ, ViTVQConfig
+from tokenize_shards.wordpiece import WordPiece
+
+FIT_SEED = 0x5EED  # added to the seed of the views, so that a fit sees other crops than are tokenized
+MAX_VIEWS = {"cut": 1600, "on_view": 240}  # views of a fit, held-out ones included; networks on views are slow
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Inputs of one tokenizer: views of photos to learn from, and of held-out ones."""
+
+    train: list[Cut]
+    heldout: list[Cut]
+
+
+class Gatherer:
+    """Reads inputs for fits from the shards, evenly over all photos, up to a number of views."""
+
+    def __init__(self, ds: Dataset, config: Config) -> None:
+        self.ds, self.seed = ds, config.tokens.seed + FIT_SEED
+        self.held = {k: held_out(ds.ids(k), config.tokens.holdout) for k in ds.shards()}
+        self.samples = sum(len(held) for held in self.held.values())
+
+    def _rows(self, limit: int) -> tuple[dict[int, list[int]], int]:
+        """Rows of each shard to look at, and views a row, so that at most about `limit` views are made."""
+        stride = max(1, -(-self.samples // limit))
+        rows = {k: list(range(0, len(held), stride)) for k, held in self.held.items()}
+        return rows, int(np.clip(limit // max(1, sum(map(len, rows.values()))), 1, 8))
+
+    def gather(self, members: Sequence[TokenSpec]) -> dict[str, FitData]:
+        """The inputs of one group of token modalities, by name."""
+        target = view_labeler(self.ds, members)
+        labeler = target.build(self.ds) if target else None
+        rows, views = self._rows(MAX_VIEWS["on_view" if labeler else "cut"])
+        data = {spec.name: FitData([], []) for spec in members}
+        for k, chosen in rows.items():
+            shard = ShardViews(self.ds, k, range(views), self.seed, chosen)
+            if labeler is not None:
+                found = shard.on_view(labeler, members)
+            else:
+                found = {spec.name: shard.cut(spec, self.ds.current(spec.modality)) for spec in members}
+            for name, cuts in found.items():
+                for row, views_of_row in zip(chosen, cuts, strict=True):
+                    if not isinstance(views_of_row, Null):
+                        (data[name].heldout if self.held[k][row] else data[name].train).extend(views_of_row)
+        return data
+
+
+def fit_all(ds: Dataset, config: Config, only: Sequence[str], again: bool, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Fit the wanted tokenizers that the manifest lacks (all of them with `again`); token modality -> report.
+
+    A tokenizer whose modality has nothing to learn from is left out, with a note in its report, unless it was asked for.
+    """
+    have = {} if again else ds.manifest().tokenizers
+    wanted = [spec for spec in wanted_specs(ds, config, only) if spec.name not in have]
+    gatherer = Gatherer(ds, config)
+    words: WordPiece | None = None
+    reports: dict[str, dict[str, Any]] = {}
+    for members in grouped(wanted).values():
+        progress(members[0].name, 0, 100, "reading")
+        data = gatherer.gather(members)
+        for spec in members:
+            if spec.kind == "sequence" and words is None:
+                words = text_vocabulary(ds, gatherer)
+            try:
+                tokenizer, report = _fit_one(spec, data[spec.name], words, config, progress)
+            except FitError as error:
+                if only:
+                    raise
+                progress(spec.name, 100, 100, f"left out: {error}")
+                continue
+            reports[spec.name] = _keep(ds, spec, tokenizer, report)
+            progress(spec.name, 100, 100, "")
+    return reports
+
+
+def _fit_one(
+    spec: TokenSpec, data: FitData, words: WordPiece | None, config: Config, progress: Progress
+) -> tuple[Tokenizer, FitReport]:
+    budget: dict[str, Any] = {"seconds": config.tokens.fit_seconds}
+    if config.tokens.fit_steps:
+        budget = {"steps": config.tokens.fit_steps}
+
+    def tick(step: int, loss: float, left: float) -> None:
+        total = config.tokens.fit_steps or config.tokens.fit_seconds
+        done = step / total if config.tokens.fit_steps else 1 - left / total
+        progress(spec.name, min(99, int(100 * done)), 100, "")
+
+    if spec.kind == "sequence":
+        assert words is not None
+        return _fit_sequence(spec, data, words, config, budget, tick)
+    if not data.train:
+        raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
+    tokenizer = ViTVQ(_vit_config(spec)) if spec.kind == "vit_vq" else MLPPQ(_pq_config(spec))
+    if spec.kind == "mlp_pq" and "seconds" in budget:
+        budget = {"seconds": budget["seconds"] / 3}  # a small network and few vectors: more time changes nothing
+    train = np.stack(data.train)
+    heldout = np.stack(data.heldout) if data.heldout else train[:0]
+    return tokenizer, tokenizer.fit(train, heldout, seed=config.tokens.seed, progress=tick, **budget)
+
+
+def _vit_config(spec: TokenSpec) -> ViTVQConfig:
+    kind = all_modalities()[spec.modality].kind if spec.modality != "rgb" else "map"
+    if kind == "features":  # one token a cell of the feature map
+        return ViTVQConfig(spec.modality, "features", spec.size // spec.patch, spec.channels, 1, spec.vocab or 0, **spec.params)
+    content = "edges" if spec.modality in EDGE_MAPS else "pixels"
+    return ViTVQConfig(spec.modality, content, spec.size, spec.channels, spec.patch, spec.vocab or 0, **spec.params)  # type: ignore[arg-type]
+
+
+def _pq_config(spec: TokenSpec) -> MLPPQConfig:
+    return MLPPQConfig(spec.modality, "embedding", spec.channels, spec.tokens or 0, spec.vocab or 0, **spec.params)
+
+
+def _fit_sequence(
+    spec: TokenSpec, data: FitData, words: WordPiece, config: Config, budget: dict[str, Any], tick: Callable[..., None]
+) -> tuple[Tokenizer, FitReport]:
+    """The sequence tokenizer of a modality; for poses the codec of body poses is fitted first, and its figures are reported."""
+    if not data.train:
+        raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
+    limit = spec.max_tokens or 0
+    if spec.modality != "human_poses":
+        tokenizer = SequenceTokenizer(spec.modality, limit, words, None, config.tokens.seed)
+        return tokenizer, tokenizer.fit(data.train, data.heldout)
+    train, heldout = _bodies(data.train), _bodies(data.heldout)
+    if not len(train):
+        raise FitError(f"{spec.name}: no photo that may be learned from shows a person")
+    codec = MLPPQ(
+        MLPPQConfig(
+            "human_poses", "landmarks", train.shape[1], int(spec.params["pose_tokens"]), int(spec.params["pose_codes"])
+        )
+    )
+    share = {"seconds": budget["seconds"] / 2} if "seconds" in budget else budget
+    report = codec.fit(train, heldout, seed=config.tokens.seed, progress=tick, **share)
+    return SequenceTokenizer("human_poses", limit, words, codec, config.tokens.seed), report
+
+
+def _bodies(cuts: Sequence[Cut]) -> np.ndarray:
+    """The 3-D landmarks of every person in every view, flips applied: float32 (n, 99)."""
+    bodies = [p["keypoints_3d"].reshape(-1) for people, view, _, _ in cuts for p in grammar.cut_people(people, view)]
+    return np.stack(bodies) if bodies else np.zeros((0, 99), np.float32)
+
+
+def text_vocabulary(ds: Dataset, gatherer: Gatherer) -> WordPiece:
+    """The text vocabulary of the data set: the one its tokenizers use already, else fitted on captions that may be learned from."""
+    for sha256 in ds.manifest().tokenizers.values():
+        from tokenize_shards.tokenizer import load_tokenizer, read_file
+
+        path = ds.weights_path(sha256)
+        if read_file(path)[0]["kind"] == "sequence":
+            found = load_tokenizer(path)
+            assert isinstance(found, SequenceTokenizer)
+            return found.words
+    texts: list[str] = []
+    if "caption" in ds.manifest().modalities:
+        modality = all_modalities()["caption"]
+        for k, held in gatherer.held.items():
+            labels = ds.labels(modality, k)
+            texts += [label for label, out in zip(labels, held, strict=True) if not out and not isinstance(label, Null)]
+    return WordPiece.fit(texts)
+
+
+def _keep(ds: Dataset, spec: TokenSpec, tokenizer: Tokenizer, report: FitReport) -> dict[str, Any]:
+    """Store the tokenizer by digest and its report beside it, and let the manifest name it."""
+    with ds.storage.scratch() as folder:
+        path = folder / spec.name
+        tokenizer.save(path)
+        sha256 = file_sha256(path)
+        ds.put_weights(path, sha256)
+    record = {**report.to_json(), "sha256": sha256, "vocab": tokenizer.vocab, "tokens": tokenizer.tokens}
+    ds.storage.put_if_absent(f"_fits/{sha256}.json", canonical_json(record))
+    ds.update_manifest(tokenizers={spec.name: sha256})
+    return record
+
+
+def fit_report(ds: Dataset, name: str) -> dict[str, Any] | None:
+    """The report of the fit that made the current tokenizer of a token modality, or None."""
+    sha256 = ds.manifest().tokenizers.get(name)
+    try:
+        found: dict[str, Any] = json.loads(ds.storage.read_bytes(f"_fits/{sha256}.json"))
+    except FileNotFoundError:
+        return None
+    return found

@@ -1,0 +1,183 @@
+"""The token table: one row a token modality. Pure data; the trainer, the workers and the config read nothing else.
+
+To add a modality: one labeler file in `labelers/` and one row here. A labeler shipped by another package brings its
+rows as a class attribute `tokens` (a tuple of TokenSpec); they are found through the labeler registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+Kind = Literal["vit_vq", "mlp_pq", "sequence"]
+Stream = Literal["image", "vector", "sequence"]
+Profile = Literal["offline", "published"]
+
+PROFILES: tuple[Profile, ...] = ("offline", "published")
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """One row of the token table: how a modality's labels become tokens, and what the trainer must know about them.
+
+    name: token modality, "tok_rgb". modality: whose labels it reads, "rgb". kind: which tokenizer.
+    size: side in pixels of the square view it looks at (0 for labels that are not cut to pixels). patch: pixels a
+    token, so that an image-like modality has a grid of (size / patch) squared. channels: of the map or the features,
+    or the vector's length. vocab: codes a position can take; None for sequences, which share one text vocabulary.
+    tokens: how many a view has; None for sequences, which have at most max_tokens, without [SOS] and [EOS].
+    params: settings of this tokenizer alone (network width, fitting steps).
+    """
+
+    name: str
+    modality: str
+    kind: Kind
+    size: int = 0
+    patch: int = 0
+    channels: int = 0
+    vocab: int | None = None
+    tokens: int | None = None
+    max_tokens: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise ValueError(f"token table, row {self.name!r}: {problem}")
+
+    def _problem(self) -> str:
+        """What is wrong with the row, or an empty string."""
+        if not self.name.startswith("tok_"):
+            return "the name must start with 'tok_'"
+        if self.kind == "sequence":
+            bad = self.max_tokens is None or self.vocab is not None or self.tokens is not None
+            return "a sequence has max_tokens, and neither vocab nor tokens" if bad else ""
+        if self.vocab is None or self.tokens is None or self.max_tokens is not None:
+            return f"a {self.kind} row has vocab and tokens, and no max_tokens"
+        if not 1 < self.vocab <= 65536:
+            return f"vocab {self.vocab} does not fit uint16 tokens; use 2..65536"
+        if self.kind == "vit_vq" and (self.patch < 1 or self.size % self.patch):
+            return f"size {self.size} is not a multiple of patch {self.patch}"
+        if self.kind == "vit_vq" and self.tokens != (self.size // self.patch) ** 2:
+            made = (self.size // self.patch) ** 2
+            return f"tokens is {self.tokens}, but size {self.size} and patch {self.patch} make {made}"
+        return ""
+
+    @property
+    def stream(self) -> Stream:
+        """How the trainer treats it: tokens on a grid, tokens in fixed slots, or a sequence."""
+        streams: dict[Kind, Stream] = {"vit_vq": "image", "mlp_pq": "vector", "sequence": "sequence"}
+        return streams[self.kind]
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of an image-like modality's tokens, row-major; None for the others."""
+        if self.kind != "vit_vq":
+            return None
+        side = self.size // self.patch
+        return side, side
+
+    @property
+    def length(self) -> int:
+        """The most tokens a view can have."""
+        return cast(int, self.tokens if self.tokens is not None else self.max_tokens)
+
+
+def image_row(modality: str, size: int, patch: int, channels: int, vocab: int, **params: Any) -> TokenSpec:
+    """An image-like modality: (size / patch) squared tokens, one codebook."""
+    return TokenSpec(
+        f"tok_{modality}", modality, "vit_vq", size, patch, channels, vocab, (size // patch) ** 2, params=params
+    )
+
+
+def vector_row(modality: str, size: int, channels: int, vocab: int, tokens: int = 16, **params: Any) -> TokenSpec:
+    """A vector of `channels` numbers: `tokens` slots of a product quantiser with `vocab` codes each."""
+    return TokenSpec(f"tok_{modality}", modality, "mlp_pq", size, 0, channels, vocab, tokens, params=params)
+
+
+def sequence_row(modality: str, max_tokens: int, **params: Any) -> TokenSpec:
+    """Text or a structure, written in the shared text vocabulary by the grammar of that modality."""
+    return TokenSpec(f"tok_{modality}", modality, "sequence", max_tokens=max_tokens, params=params)
+
+
+# Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person takes 14 tokens here
+# (human, box, pose, 8 codes), so 275 hold 19 people.
+_SEQUENCES = (
+    sequence_row("caption", 256),
+    sequence_row("color_palette", 23),
+    sequence_row("metadata", 42),
+    sequence_row("human_poses", 275, pose_tokens=8, pose_codes=1024),
+)
+
+# "offline": what two cores fit in a minute: small patches, which make pictures recognisable at once, and codebooks
+# that a few thousand patches can fill. "published": the grids and vocabularies of 4M-21, for real runs.
+_TABLE: Mapping[Profile, tuple[TokenSpec, ...]] = {
+    "offline": (
+        image_row("rgb", size=112, patch=8, channels=3, vocab=4096),
+        image_row("canny_edge", size=112, patch=8, channels=1, vocab=1024),
+        image_row("dinov2", size=224, patch=14, channels=384, vocab=1024),
+        vector_row("dinov2_global", size=224, channels=384, vocab=256),
+        vector_row("minilm_caption", size=0, channels=384, vocab=256),
+        *_SEQUENCES,
+    ),
+    "published": (
+        image_row("rgb", size=224, patch=16, channels=3, vocab=16384),
+        image_row("canny_edge", size=224, patch=16, channels=1, vocab=8192),
+        image_row("dinov2", size=224, patch=14, channels=384, vocab=8192),
+        vector_row("dinov2_global", size=224, channels=384, vocab=8192),
+        vector_row("minilm_caption", size=0, channels=384, vocab=8192),
+        *_SEQUENCES,
+    ),
+}
+
+
+def _from_packages() -> Iterable[TokenSpec]:
+    """Rows that labelers of other packages bring with them."""
+    from labelers.core.registry import all_labelers
+
+    for labeler in all_labelers().values():
+        yield from cast(Iterable[TokenSpec], getattr(labeler, "tokens", ()))
+
+
+def specs(profile: str = "offline") -> dict[str, TokenSpec]:
+    """Every row by name, in table order. ValueError for an unknown profile, or where a package repeats a name."""
+    if profile not in PROFILES:
+        raise ValueError(f"no token profile is named {profile!r}; use one of {', '.join(PROFILES)}")
+    found = {row.name: row for row in _TABLE[profile]}
+    for row in _from_packages():
+        if row.name in found:
+            raise ValueError(f"a labeler package brings a token row {row.name!r}, which exists already; rename it")
+        found[row.name] = row
+    return found
+
+
+def get_spec(name: str, profile: str = "offline", **overrides: Any) -> TokenSpec:
+    """The row of that name with settings of the config applied. KeyError names the nearest row."""
+    known = specs(profile)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise KeyError(f"no token modality is named {name!r}{hint} Known: {', '.join(known)}.")
+    return configure(known[name], overrides)
+
+
+def configure(spec: TokenSpec, overrides: Mapping[str, Any]) -> TokenSpec:
+    """The row with some values replaced; the grid follows size and patch. ValueError for a key a row does not have.
+
+    overrides: `size`, `patch`, `vocab`, `tokens` (vectors), `max_tokens` (sequences), and under `params` the
+    tokenizer's own settings, merged over the row's.
+    """
+    settable = ("size", "patch", "vocab", "tokens", "max_tokens", "params")
+    for key in overrides:
+        if key not in settable:
+            near = difflib.get_close_matches(key, settable, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"token modality {spec.name}: unknown setting {key!r}{hint} Known: {', '.join(settable)}.")
+    values = dict(overrides)
+    values["params"] = {**spec.params, **values.get("params", {})}
+    size, patch = values.get("size", spec.size), values.get("patch", spec.patch)
+    if spec.kind == "vit_vq" and patch >= 1 and "tokens" not in values:
+        values["tokens"] = (size // patch) ** 2
+    return dataclasses.replace(spec, **values)

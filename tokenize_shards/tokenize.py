@@ -1,0 +1,178 @@
+"""The `tokenize` command's work: committed label shards to committed token shards, by the tokenizers the manifest names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from labelers.core.labeler import Labeler
+from labelers.core.modality import Null
+from labelers.core.registry import all_modalities, get_labeler, producer_of
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.execution.work import Pool
+from pipeline.plan import Ref, Step
+from pipeline.recipes import Target
+from pipeline.records import Commit, recipe_id, shard_name
+from pipeline.run import Progress, Report, bring_up_to_date
+from pipeline.shard_task import look, replace
+from tokenize_shards.inputs import Cut, ShardViews
+from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
+from tokenize_shards.table import TokenSpec, specs
+from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenTarget:
+    """Token modalities that are made together because they look at the same thing.
+
+    labeler: what computes their modality on the view; None where labels are stored. tokenizers: token modality -> sha256.
+    recipes: token modality -> recipe id.
+    """
+
+    name: str
+    specs: tuple[TokenSpec, ...]
+    labeler: Target | None
+    tokenizers: Mapping[str, str]
+    recipes: Mapping[str, str]
+    reads: tuple[Ref, ...]
+    views: int
+    seed: int
+
+    def step(self) -> Step:
+        return Step(self.name, self.reads, tuple((s.name, self.recipes[s.name]) for s in self.specs))
+
+
+def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
+    """The token modalities of a run: those asked for, or every row of the table whose source the manifest has."""
+    table = specs()
+    asked = list(only) or config.tokens.modalities
+    for name in asked or ():
+        if name not in table:
+            raise ConfigError(f"no token modality is named {name!r}. Known: {', '.join(table)}.")
+    have = ds.manifest().modalities
+    for name in asked or ():
+        if table[name].modality not in have:
+            raise ConfigError(f"{name}: {table[name].modality} is not labelled yet. Run `manymodal label` first.")
+    return [spec for spec in table.values() if spec.modality in have and (asked is None or spec.name in asked)]
+
+
+def grouped(wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
+    """Specs by what they look at: a labeler run on views of one size, or a stored modality each; by a name for the group."""
+    known = all_modalities()
+    groups: dict[tuple[str, int], list[TokenSpec]] = {}
+    for spec in wanted:
+        modality = known.get(spec.modality)
+        on_view = modality is not None and modality.on_view
+        groups.setdefault((producer_of(spec.modality).name, spec.size) if on_view else (spec.name, -1), []).append(spec)
+    return {"+".join(spec.name for spec in members): members for members in groups.values()}
+
+
+def view_labeler(ds: Dataset, members: Sequence[TokenSpec]) -> Target | None:
+    """The labeler, as the manifest's recipe has it, that computes these modalities on the view; None where they are stored."""
+    modality = all_modalities().get(members[0].modality)
+    if modality is None or not modality.on_view:
+        return None
+    recipe = ds.recipe(ds.current(modality.name))
+    files = {slot: weight["sha256"] for slot, weight in recipe["weights"].items()}
+    batch = get_labeler(recipe["labeler"]).resources.batch
+    return Target(recipe["labeler"], recipe["params"], files, (), (), batch)
+
+
+def make_target(ds: Dataset, config: Config, name: str, members: Sequence[TokenSpec]) -> tuple[TokenTarget, list[dict[str, Any]]]:
+    """The target of one group, and its recipes. ConfigError where a tokenizer is not fitted."""
+    manifest = ds.manifest()
+    labeler = view_labeler(ds, members)
+    read = "rgb" if labeler else members[0].modality
+    reads = ((read, ds.current(read)),)
+    recipes = []
+    for spec in members:
+        sha256 = manifest.tokenizers.get(spec.name)
+        if sha256 is None:
+            raise ConfigError(f"{spec.name}: no tokenizer is fitted. Run `manymodal fit` first.")
+        computed = {spec.modality: ds.current(spec.modality)} if labeler else {}
+        recipes.append(
+            {
+                "modality": spec.name, "labeler": "tokenize", "version": VERSION, "backend": f"{spec.kind}, fitted here",
+                "params": {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed},
+                "weights": {"tokenizer": {"url": "fitted", "sha256": sha256}}, "reads": dict(reads),
+            }
+        )  # fmt: skip
+    target = TokenTarget(
+        name, tuple(members), labeler, {s.name: manifest.tokenizers[s.name] for s in members},
+        {r["modality"]: recipe_id(r) for r in recipes}, reads, config.tokens.views, config.tokens.seed,
+    )  # fmt: skip
+    return target, recipes
+
+
+@dataclass(frozen=True)
+class MakeTokenWorker:
+    """Builds the worker of a token target in its process; pickles."""
+
+    root: str
+    target: TokenTarget
+
+    def __call__(self) -> Callable[[int, int], tuple[Commit, ...]]:
+        ds, target = Dataset.open(self.root), self.target
+        tokenizers = {name: load_tokenizer(ds.weights_path(sha)) for name, sha in target.tokenizers.items()}
+        labeler = target.labeler.build(ds) if target.labeler else None
+        return lambda shard, attempt: tokenize_shard(ds, target, tokenizers, labeler, shard, attempt)
+
+
+def tokenize_shard(
+    ds: Dataset, target: TokenTarget, tokenizers: Mapping[str, Tokenizer], labeler: Labeler | None, k: int, attempt: int = 1
+) -> tuple[Commit, ...]:
+    """Encode every view of shard k for the target's token modalities, and commit what is due; the commits in force."""
+    start = time.monotonic()
+    due = look(ds, target.step(), k)
+    commits = dict(due.current)
+    todo = [spec for spec in target.specs if (spec.name, target.recipes[spec.name]) in due.outputs]
+    if todo:
+        shard = ShardViews(ds, k, range(target.views), target.seed)
+        if labeler is not None:
+            inputs = shard.on_view(labeler, todo)
+        else:
+            inputs = {spec.name: shard.cut(spec, target.reads[0][1]) for spec in todo}
+        for spec in todo:
+            recipe = target.recipes[spec.name]
+            rows = encode_rows(tokenizers[spec.name], inputs[spec.name])
+            draft = Commit(spec.name, recipe, k, shard_name(k, "arrow"), 0, 0, "", attempt=attempt, seconds=round(time.monotonic() - start, 3))
+            meta = TokenMeta(spec.name, target.views, spec.tokens, tokenizers[spec.name].vocab, recipe, due.inputs)
+            write = partial(write_tokens, meta=meta, ids=shard.ids, rows=rows)
+            commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens)
+    return tuple(commits[ref] for ref in target.step().outputs)
+
+
+def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> list[Row]:
+    """The tokens of each row's views, in order; a Null row stays the Null it is."""
+    flat = [cut for row in rows if not isinstance(row, Null) for cut in row]
+    if not flat:
+        return [row for row in rows if isinstance(row, Null)]
+    batch = np.stack(flat) if isinstance(flat[0], np.ndarray) else flat
+    tokens = iter(tokenizer.encode(batch))
+    return [row if isinstance(row, Null) else [next(tokens) for _ in row] for row in rows]
+
+
+def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:
+    """Bring the tokens of every wanted modality up to date."""
+    fitted = ds.manifest().tokenizers
+    wanted = [spec for spec in wanted_specs(ds, config, only) if only or config.tokens.modalities or spec.name in fitted]
+    if not wanted:
+        raise ConfigError(f"{config.root}: no tokenizer is fitted. Run `manymodal fit` first.")
+    made = [make_target(ds, config, name, members) for name, members in grouped(wanted).items()]
+    recipes = [recipe for _, found in made for recipe in found]
+    pools = {target.name: _pool(config, target) for target, _ in made}
+    return bring_up_to_date(ds, config, "tokenize", recipes, [target.step() for target, _ in made], pools, progress)
+
+
+def _pool(config: Config, target: TokenTarget) -> Pool:
+    resources = get_labeler(target.labeler.labeler).resources if target.labeler else None
+    return Pool(MakeTokenWorker(config.root, target), 1.0, resources.gpu if resources else 0.0)

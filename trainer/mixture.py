@@ -1,0 +1,139 @@
+"""Which modalities a training sample shows and which it asks for: mixtures of Dirichlet budgets, for whole batches.
+
+A component gives each stream two alphas. For every sample a component is drawn by weight, and then, from
+Dirichlet(alpha of the inputs) and Dirichlet(alpha of the targets), the share of each stream in the two budgets. What a stream
+cannot take is given to the others in the same proportions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Component:
+    """One way to mask. weight: how often, relative to the others.
+
+    inputs, targets: stream name or shell pattern -> alpha; an exact name wins over patterns, the first pattern over later ones.
+    A stream without an alpha, or with 0, is never used there. keep: streams (patterns) that are shown whole in the input.
+    """
+
+    name: str
+    weight: float = 1.0
+    inputs: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+    targets: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+    keep: tuple[str, ...] = ()
+
+
+def all2all(alpha: float, weight: float = 1.0) -> Component:
+    """Any streams to any streams. A small alpha makes few streams share a budget, a large one all of them evenly."""
+    return Component(f"all2all({alpha:g})", weight, {"*": alpha}, {"*": alpha})
+
+
+def from_one(source: str, weight: float = 1.0, alpha: float = 0.5) -> Component:
+    """From one stream alone to all the others (4M's rgb2all)."""
+    return Component(f"{source}2all", weight, {source: 1000.0}, {source: 0.0, "*": alpha})
+
+
+def biased(source: str, weight: float = 0.5) -> Component:
+    """One stream shown whole, traces of the others (4M's caption- and T5-biased components)."""
+    return Component(f"{source}-biased", weight, {source: 5.0, "*": 0.05}, {"*": 0.5}, (source,))
+
+
+def published(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component, ...]:
+    """The mixture of 4M-21, without its T5 component (T5 embeddings are no token stream)."""
+    return (*(all2all(alpha) for alpha in (0.01, 0.1, 1.0, 10.0)), from_one(rgb), biased(caption))
+
+
+def demo(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component, ...]:
+    """For minutes of training that will be judged by what is predicted from RGB: two thirds of the samples start from RGB."""
+    return (from_one(rgb, 4.0), all2all(0.1), all2all(1.0, 0.5), biased(caption, 0.5))
+
+
+def _alpha(table: Mapping[str, float], stream: str) -> float:
+    if stream in table:
+        return table[stream]
+    return next((alpha for pattern, alpha in table.items() if fnmatchcase(stream, pattern)), 0.0)
+
+
+class Mixture:
+    """The alphas of some components for some streams, as arrays."""
+
+    def __init__(self, components: Sequence[Component], streams: Sequence[str]) -> None:
+        """ValueError for a component that can show or ask for none of the streams (it is then a wrong name), or weight <= 0."""
+        for part in components:
+            if part.weight <= 0:
+                raise ValueError(f"mixture component {part.name}: weight {part.weight} is not positive")
+            for side, table in (("inputs", part.inputs), ("targets", part.targets)):
+                if not any(_alpha(table, stream) > 0 for stream in streams):
+                    known = ", ".join(streams)
+                    raise ValueError(f"mixture component {part.name}: its {side} name no stream of this data set ({known})")
+        if not components:
+            raise ValueError("a mixture needs at least one component")
+        weights = np.array([part.weight for part in components])
+        self.names = [part.name for part in components]
+        self.weights: Floats = weights / weights.sum()
+        self.alpha_in: Floats = np.array([[_alpha(part.inputs, s) for s in streams] for part in components])
+        self.alpha_out: Floats = np.array([[_alpha(part.targets, s) for s in streams] for part in components])
+        self.keep: Bools = np.array([[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components])
+
+    def draw(self, batch: int, rng: np.random.Generator) -> Ints:
+        """A component for each sample: (B,) int64."""
+        return rng.choice(len(self.weights), size=batch, p=self.weights).astype(np.int64)
+
+
+def log_dirichlet(alpha: Floats, rng: np.random.Generator) -> Floats:
+    """Unnormalised log shares of a Dirichlet draw in each row: (B, M), -inf where alpha is 0.
+
+    In logarithms because Gamma(0.01) is below the smallest float half of the time: Gamma(a) = Gamma(a + 1) * U^(1/a).
+    """
+    positive = alpha > 0
+    safe = np.where(positive, alpha, 1.0)
+    uniform = rng.random(alpha.shape)
+    draw = np.log(rng.standard_gamma(safe + 1.0)) + np.log1p(-uniform) / safe
+    return np.where(positive, draw, -np.inf)
+
+
+def share(log_weight: Floats, room: Ints, budget: Ints) -> Ints:
+    """Divide a budget of each row over streams in proportion to exp(log_weight), no stream getting more than its room.
+
+    log_weight: (B, M), -inf excludes. room: (B, M) >= 0. budget: (B,). Returns (B, M) int64; a row sums to its budget, or to
+    the room of its streams if that is less. What a full stream leaves is divided over the others in the same proportions.
+    """
+    quota = np.zeros_like(room)
+    usable = np.isfinite(log_weight)
+    while True:
+        left = (budget - quota.sum(axis=1))[:, None]
+        weight, free = _proportions(log_weight, usable & (quota < room))
+        exact = left * weight
+        whole = np.floor(exact).astype(np.int64)
+        quota += np.minimum(whole, np.where(free, room - quota, 0))
+        if not (free & (quota >= room) & (whole > 0)).any():
+            break
+    while True:  # less than one token a stream is left: to the largest fractions
+        left = (budget - quota.sum(axis=1))[:, None]
+        weight, free = _proportions(log_weight, usable & (quota < room))
+        if not (free & (left > 0)).any():
+            return quota
+        exact = np.where(free, left * weight, -1.0)
+        fraction = np.where(free, exact - np.floor(exact), -1.0)
+        rank = np.argsort(np.argsort(-fraction, axis=1, kind="stable"), axis=1, kind="stable")
+        quota += (free & (rank < left)).astype(np.int64)
+
+
+def _proportions(log_weight: Floats, free: Bools) -> tuple[Floats, Bools]:
+    """exp(log_weight) normalised over the free streams of each row (0 elsewhere), and free itself."""
+    masked = np.where(free, log_weight, -np.inf)
+    top = masked.max(axis=1, keepdims=True)
+    weight = np.exp(masked - np.where(np.isfinite(top), top, 0.0))
+    total = weight.sum(axis=1, keepdims=True)
+    return weight / np.where(total > 0, total, 1.0), free

@@ -1,0 +1,149 @@
+"""The any-to-any model: an encoder over the visible tokens of all modalities, a decoder that predicts the hidden ones.
+
+The architecture of 4M-21. Differences: all sequence modalities share one text table and one output head; learned position vectors
+(of vectors) are sin-cos too. Only picked tokens are embedded: arrays have the static shapes of the budgets, whatever the number of
+modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainer.blocks import Cache, DecoderBlock, EncoderBlock, Norm, sincos_1d, sincos_2d
+from trainer.streams import Stream, tables
+
+
+@dataclass(frozen=True)
+class Size:
+    """encoder, decoder: blocks of each. dim: width; heads: dim / 64."""
+
+    encoder: int
+    decoder: int
+    dim: int
+    heads: int
+
+
+SIZES = {
+    "micro": Size(4, 4, 192, 3),  # for a laptop
+    "tiny": Size(6, 6, 384, 6),
+    "S": Size(8, 8, 512, 8),
+    "B": Size(12, 12, 768, 12),
+    "L": Size(24, 24, 1024, 16),
+    "XL": Size(24, 24, 2048, 32),
+}
+
+
+class Model(nn.Module):
+    """See the module. streams: in the order that stream indices mean. tied: heads use the embedding tables."""
+
+    positions: Tensor
+    position_start: Tensor
+    causal: Tensor
+    table_start: Tensor
+
+    def __init__(self, streams: Sequence[Stream], size: Size, tied: bool = False) -> None:
+        super().__init__()
+        self.streams, self.size, dim = tuple(streams), size, size.dim
+        self.vocab = tables(streams)
+        self.names = list(self.vocab)
+        self.table = nn.Embedding(sum(self.vocab.values()), dim)  # all tables one below the other: one lookup embeds any mix
+        self.modality = nn.Embedding(len(streams), dim)
+        self.mask_token = nn.Parameter(torch.zeros(dim))
+        self.encoder = nn.ModuleList(EncoderBlock(dim, size.heads) for _ in range(size.encoder))
+        self.encoder_norm, self.context_proj = Norm(dim), nn.Linear(dim, dim)
+        self.decoder = nn.ModuleList(DecoderBlock(dim, size.heads) for _ in range(size.decoder))
+        self.decoder_norm = Norm(dim)
+        heads = {} if tied else {name: nn.Linear(dim, vocab, bias=False) for name, vocab in self.vocab.items()}
+        self.heads = nn.ModuleDict(heads)
+        self._fixed_tables()
+        self.apply(_init)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def _fixed_tables(self) -> None:
+        """Positions of all streams in one table, where each begins, and which streams are causal. Recomputed, never saved."""
+        made = [
+            sincos_2d(*s.grid, self.size.dim) if s.grid else sincos_1d(s.positions, self.size.dim) for s in self.streams
+        ]
+        starts = torch.tensor([0, *(len(table) for table in made)]).cumsum(0)[:-1]
+        self.register_buffer("positions", torch.cat(made), persistent=False)
+        self.register_buffer("position_start", starts, persistent=False)
+        self.register_buffer("causal", torch.tensor([s.kind == "sequence" for s in self.streams]), persistent=False)
+        self.table_of = [self.names.index(s.table) for s in self.streams]
+        first = torch.tensor([0, *self.vocab.values()]).cumsum(0)[:-1]
+        self.register_buffer("table_start", first[self.table_of], persistent=False)
+
+    def trunk_parameters(self) -> int:
+        """Parameters of the two stacks of blocks, the figure publications give."""
+        return sum(p.numel() for stack in (self.encoder, self.decoder) for p in stack.parameters())
+
+    def place(self, stream: Tensor, position: Tensor) -> Tensor:
+        """Position vector + modality vector: (B, T, d)."""
+        return self.positions[self.position_start[stream] + position] + self.modality(stream)
+
+    def embed(self, ids: Tensor, stream: Tensor, real: Tensor) -> Tensor:
+        """Rows of the tables for tokens (B, T); zero where not `real`. One lookup for all streams."""
+        return self.table(ids + self.table_start[stream]) * real[..., None]
+
+    def encode(self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Context (B, n_in, d) for the decoder, and the mask of who may be looked at (None: everyone)."""
+        place = self.place(in_stream, in_pos) * in_mask[..., None]
+        x = self.embed(in_ids, in_stream, in_mask) + place
+        mask = None
+        if not bool(in_mask.all()):
+            # A sample that shows nothing looks at its padding: zeros stay zeros through every block, and say nothing.
+            mask = (in_mask | ~in_mask.any(dim=1, keepdim=True))[:, None, None, :]
+        for block in self.encoder:
+            x = block(x, mask)
+        return self.context_proj(self.encoder_norm(x)) + place, mask
+
+    def decode(
+        self, dec_ids: Tensor, out_stream: Tensor, out_pos: Tensor, out_mask: Tensor,
+        context: Tensor, context_mask: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """Hidden states (B, n_out, d) from which each target is predicted."""
+        x = self.query(dec_ids, out_stream, out_pos, out_mask)
+        stream = torch.where(out_mask, out_stream, -1)
+        same = stream[:, :, None] == stream[:, None, :]
+        before = out_pos[:, None, :] <= out_pos[:, :, None]
+        mask = (same & (before | ~(self.causal[out_stream] & out_mask)[:, :, None]))[:, None]
+        for block in self.decoder:
+            x = block(x, mask, context, context_mask)
+        return self.decoder_norm(x)
+
+    def query(self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor) -> Tensor:
+        """The decoder's input: the symbol before in a sequence, the mask token elsewhere, with its place."""
+        sequence = self.causal[stream]
+        token = self.embed(dec_ids, stream, real & sequence)
+        return token + self.mask_token * (~sequence)[..., None] + self.place(stream, position)
+
+    def contexts(self, context: Tensor) -> list[Cache]:
+        return [block.context(context) for block in self.decoder]
+
+    def step(
+        self, x: Tensor, past: list[Cache] | None, contexts: list[Cache], context_mask: Tensor | None
+    ) -> tuple[Tensor, list[Cache]]:
+        """One more position of one sequence stream: x (B, 1, d) from `query`; hidden state and the grown cache."""
+        grown: list[Cache] = []
+        for i, block in enumerate(self.decoder):
+            x, cache = block.step(x, past[i] if past else None, contexts[i], context_mask)
+            grown.append(cache)
+        return self.decoder_norm(x), grown
+
+    def logits(self, hidden: Tensor, table: str) -> Tensor:
+        """Scores (..., vocab) of the tokens of one table."""
+        if self.heads:
+            return self.heads[table](hidden)
+        return nn.functional.linear(hidden, self.table.weight.split(list(self.vocab.values()))[self.names.index(table)])
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)

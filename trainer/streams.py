@@ -1,0 +1,90 @@
+"""A stream: what the masking and the model must know of one token modality. Pure data.
+
+Also the fixed start of the text vocabulary that all sequence streams share (the 4M layout).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+PAD, UNK, SOS, EOS, SENTINEL = 0, 1, 2, 3, 4  # [S_0] is 4
+SENTINELS = 200  # [S_0]..[S_199]
+TEXT = "text"  # name of the one table of all sequence streams
+
+Ids = npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One token modality as the model sees it.
+
+    name: "tok_rgb". kind: "image" (tokens on a grid), "vector" (tokens in fixed slots), "sequence" (ragged, text vocabulary).
+    vocab: token ids are 0..vocab-1. length: tokens of a sample; for sequences the most it can have, without [SOS] and [EOS].
+    grid: (rows, columns), rows * columns = length, images only. pairs: a sequence of (field, value) pairs in any order, masked
+    pair by pair and never split (metadata).
+    """
+
+    name: str
+    kind: Literal["image", "vector", "sequence"]
+    vocab: int
+    length: int
+    grid: tuple[int, int] | None = None
+    pairs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind == "image" and (self.grid is None or self.grid[0] * self.grid[1] != self.length):
+            raise ValueError(f"stream {self.name}: grid {self.grid} does not hold its {self.length} tokens")
+        if self.kind == "sequence" and self.vocab <= SENTINEL + SENTINELS:
+            raise ValueError(f"stream {self.name}: text vocabulary of {self.vocab} has no room for the special tokens")
+        if not 1 < self.vocab <= 65536 or self.length < 1:
+            raise ValueError(f"stream {self.name}: vocab {self.vocab} or length {self.length} out of range")
+
+    @property
+    def table(self) -> str:
+        """The embedding table and output head it uses: one for all sequences, its own otherwise."""
+        return TEXT if self.kind == "sequence" else self.name
+
+    @property
+    def positions(self) -> int:
+        """How many positions can occur: sequences are counted over their visible tokens, [SOS] and sentinels included."""
+        return self.length + 2 if self.kind == "sequence" else self.length
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Stream:
+        grid = data["grid"]
+        return Stream(**{**data, "grid": tuple(grid) if grid else None})
+
+
+def tables(streams: Sequence[Stream]) -> dict[str, int]:
+    """Vocabulary size of each embedding table, in order of first use. ValueError where two sequences disagree about the text."""
+    sizes: dict[str, int] = {}
+    for stream in streams:
+        if sizes.setdefault(stream.table, stream.vocab) != stream.vocab:
+            raise ValueError(
+                f"stream {stream.name} has a text vocabulary of {stream.vocab}, others {sizes[TEXT]}; "
+                "tokenize all sequences with one vocabulary"
+            )
+    return sizes
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One stream of a batch. ids: (B, W) uint16, garbage beyond a row's length. length: (B,) int64, 0 where missing.
+
+    valid: (B,) bool; False: the sample lacks the modality (an empty text is valid and has length 0).
+    """
+
+    ids: Ids
+    length: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.bool_]
+
+
+Batch = Mapping[str, Tokens]
