@@ -1,9 +1,9 @@
 """Seven palettes of an image, of 1 to 7 colours, each sorted by the share of pixels, largest first.
 
 k-means in CIE Lab (where distance is closer to what the eye calls different: small vivid areas, a parrot's red or a
-navy blouse, get a colour two or three palette sizes earlier than in RGB) on the image shrunk by area averaging to at most
-64 pixels a side. Each palette is its own clustering, started by k-means++ from a fixed seed, the better of two. The mean
-in Lab of a cluster, as 8-bit sRGB, is its colour. Clusters that round to one colour are joined; a palette with fewer
+navy blouse, get a colour two or three palette sizes earlier than in RGB) on the image shrunk by area averaging to at
+most 64 pixels a side. Each palette is its own clustering, started by k-means++ from a fixed seed, the better of two. The
+mean in Lab of a cluster, as 8-bit sRGB, is its colour. Clusters that round to one colour are joined; a palette with fewer
 distinct colours than its size repeats its last one, so that palette n always has n.
 """
 
@@ -74,7 +74,7 @@ def _exactly(size: int, colours: NDArray[np.uint8], shares: NDArray[np.int64]) -
 
 
 def _distinct(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The distinct colours of uint8 (N, 3), and how often each occurs. Packed in one integer: np.unique(axis=0) is slow."""
+    """Distinct colours of uint8 (N, 3) and how often each occurs. Packed in integers: np.unique(axis=0) is slow."""
     packed, counts = np.unique(pixels.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32), return_counts=True)
     return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.uint8), counts
 
@@ -93,7 +93,7 @@ def palettes(image: NDArray[np.uint8], side: int = 64, seed: int = 0) -> list[ND
         cv2.setRNGSeed(seed)
         stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
         _, labels, centres = cv2.kmeans(lab, size, none, stop, 2, cv2.KMEANS_PP_CENTERS)
-        found.append(_exactly(size, _to_rgb(centres), np.bincount(labels[:, 0], minlength=size)))
+        found.append(_exactly(size, _to_rgb(np.asarray(centres, np.float32)), np.bincount(labels[:, 0], minlength=size)))
     return found
 
 

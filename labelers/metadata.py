@@ -1,8 +1,8 @@
-"""metadata: twenty-one numbers about an image, from its pixels and from the other labels; those whose inputs do not exist are missing.
+"""Twenty-one numbers about an image, from its pixels and from its other labels; those whose inputs do not exist are missing.
 
-Field ids, ranges and bins are those of 4M-21. Two flaws of the published code are not followed: objectness there counted a superset
-of the walkability list, which holds stuff classes only, and its decoder divided by the number of bins where its encoder multiplied
-by one less, so that a value did not come back as itself.
+Field ids, ranges and bins are those of 4M-21. Two flaws of the published code are not followed: objectness there counted
+a superset of the walkability list, which holds stuff classes only, and its decoder divided by the number of bins where
+its encoder multiplied by one less, so that a value did not come back as itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -28,8 +29,9 @@ MAX_CODE = 999  # the largest value a coordinate token can carry
 class Field:
     """One number of the metadata, and how a token carries it.
 
-    kind: "count" (whole numbers, taken as they are after division by `unit`), "bins" (BINS uniform bins over low..high) or
-    "threshold" (how many of `thresholds` the value reaches). needs: what it is computed from, "pixels" or a modality.
+    kind: "count" (whole numbers, taken as they are after division by `unit`), "bins" (BINS uniform bins over low..high)
+    or "threshold" (how many of `thresholds` the value reaches; low..high is where values lie). needs: what it is computed
+    from, "pixels" or a modality.
     """
 
     id: int
@@ -62,15 +64,15 @@ FIELDS: tuple[Field, ...] = (
     Field(16, "semantic_diversity", "count", "semseg"),
     Field(17, "geometric_complexity", "bins", "normal", 0, 0.75),
     Field(18, "occlusion", "bins", "depth", 0, 0.25),
-    Field(19, "watermark", "threshold", "a watermark detector", thresholds=(0.5,)),
-    Field(20, "aesthetic", "threshold", "an aesthetic scorer", thresholds=(4.5, 5.5)),
+    Field(19, "watermark", "threshold", "a watermark detector", 0, 1, thresholds=(0.5,)),
+    Field(20, "aesthetic", "threshold", "an aesthetic scorer", 0, 10, thresholds=(4.5, 5.5)),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 BY_ID = {field.id: field for field in FIELDS}
 
 
 def encode_field(field: Field, value: float) -> int:
-    """The whole number 0..999 a token carries for a value. The top of a range falls in the top bin; beyond it is clipped."""
+    """The whole number 0..999 a token carries for a value. The top of a range is in the top bin; beyond it is clipped."""
     if field.kind == "count":
         return int(min(max(value, 0) // field.unit, MAX_CODE))
     if field.kind == "threshold":
@@ -80,11 +82,16 @@ def encode_field(field: Field, value: float) -> int:
 
 
 def decode_field(field: Field, code: int) -> float:
-    """The value a code stands for: the count, the middle of the bin, or for thresholds the number of them reached."""
+    """The value a code stands for: the least such count, or the middle of the bin or of the stretch between thresholds.
+
+    encode_field takes it back to the same code; codes above the last bin or threshold (a model may say so) are the last.
+    """
     if field.kind == "count":
         return float(code * field.unit)
     if field.kind == "threshold":
-        return float(code)
+        edges = (field.low, *field.thresholds, field.high)
+        code = min(code, len(field.thresholds))
+        return (edges[code] + edges[code + 1]) / 2
     return field.low + (min(code, BINS - 1) + 0.5) / BINS * (field.high - field.low)
 
 
@@ -92,24 +99,25 @@ def decode_field(field: Field, code: int) -> float:
 
 
 def colour_statistics(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Of uint8 RGB (H, W, 3): colorfulness (Hasler and Suesstrunk 2003), brightness and contrast (mean and standard deviation
-    of the grey value, 0..255 and 0..127.5), saturation (mean of HSV's S, 0..255), entropy of the grey histogram (bits, 0..8)."""
-    import cv2
+    """Statistics of uint8 RGB (H, W, 3), in whole numbers as far as they go, so that they are the same on any machine.
 
-    pixels = image.astype(np.float32)
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    rg, yb = red - green, 0.5 * (red + green) - blue
-    spread = float(np.hypot(rg.std(dtype=np.float64), yb.std(dtype=np.float64)))
-    centre = float(np.hypot(rg.mean(dtype=np.float64), yb.mean(dtype=np.float64)))
+    colorfulness (Hasler and Suesstrunk 2003, M3), brightness and contrast (mean and standard deviation of the grey value,
+    0..255 and 0..127.5), saturation (mean of HSV's S, 0..255), entropy of the grey histogram (bits, 0..8).
+    """
+    # The opponent channels R - G and, doubled to stay whole, R + G - 2B.
+    opponent = cv2.transform(image.astype(np.int16), np.array([[1, -1, 0], [1, 1, -2]], np.float32))
+    mean, std = (np.asarray(moment).reshape(2) * (1, 0.5) for moment in cv2.meanStdDev(opponent))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    counts = np.bincount(grey.reshape(-1), minlength=256)
-    share = counts[counts > 0] / grey.size
+    share = np.bincount(grey.reshape(-1), minlength=256) / grey.size
+    levels = np.arange(256)
+    brightness = float(share @ levels)
+    seen = share[share > 0]
     return {
-        "colorfulness": spread + 0.3 * centre,
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "saturation": float(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1].mean()),
-        "entropy": float(-(share * np.log2(share)).sum()) + 0.0,
+        "colorfulness": float(np.hypot(*std) + 0.3 * np.hypot(*mean)),
+        "brightness": brightness,
+        "contrast": float(np.sqrt(share @ (levels - brightness) ** 2)),
+        "saturation": float(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))[1]),
+        "entropy": float(-(seen @ np.log2(seen))) + 0.0,
     }
 
 
@@ -141,7 +149,7 @@ def _check(label: Label) -> None:
         if value is None:
             require(bool(reasons.get(name)), f"metadata: {name} is missing without a reason")
         else:
-            require(isinstance(value, int | float) and bool(np.isfinite(value)), f"metadata: {name} is {value!r}")
+            require(isinstance(value, int | float) and 0 <= value < np.inf, f"metadata: {name} is {value!r}")
             require(name not in reasons, f"metadata: {name} has a value and a reason why it has none")
 
 
@@ -152,7 +160,9 @@ def _show(label: Label, image: NDArray[np.uint8] | None) -> Cell:
 
 METADATA = Modality(
     name="metadata", kind="record", container="parquet",
-    arrow=pa.struct([("values", pa.struct([(f.name, pa.float64()) for f in FIELDS])), ("reasons", pa.map_(pa.string(), pa.string()))]),
+    arrow=pa.struct([
+        ("values", pa.struct([(f.name, pa.float64()) for f in FIELDS])), ("reasons", pa.map_(pa.string(), pa.string())),
+    ]),
     encode=lambda label: {"values": label["values"], "reasons": sorted(label["reasons"].items())},
     decode=lambda raw: {"values": dict(raw["values"]), "reasons": dict(raw["reasons"])},
     check=_check, show=_show,

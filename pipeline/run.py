@@ -52,6 +52,11 @@ class RunLog:
         self.ds.storage.put_if_absent(f"{self.prefix}/report.json", canonical_json(report))
 
 
+def record_run(ds: Dataset, config: Config, command: str, **values: Any) -> None:
+    """Keep the report of a command that runs in one piece (ingest, fit, train)."""
+    RunLog(ds, command, config).close({"command": command, **values})
+
+
 def last_reports(ds: Dataset) -> dict[str, dict[str, Any]]:
     """The newest report of each command that did something, by command."""
     found: dict[str, dict[str, Any]] = {}
@@ -120,7 +125,7 @@ def execute(
         executor.run(pools, items, on_done)
     finally:
         report.seconds = round(time.monotonic() - start, 3)
-        log.close(asdict(report))
+        log.close({**asdict(report), "items": sum(row["samples"] for row in report.steps.values())})
     return report
 
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from labelers.core.modality import Null
 from labelers.metadata import BY_ID, FIELDS, decode_field, encode_field
 from tokenize_shards.views import View, cut_boxes, cut_keypoints, cut_keypoints_3d, uniforms
-from tokenize_shards.wordpiece import CLASS, COCO_CLASSES, WordPiece, coordinate, split_coordinate
+from tokenize_shards.wordpiece import CLASS, COCO_CLASSES, EOS, WORDS, WordPiece, coordinate, split_coordinate
 
+BINS_WRITTEN = 1000  # values a coordinate token of an axis can take
 TOP = 999  # the largest coordinate value
 SPLIT = 512  # pose and mask codes from here on are written on axis 1
 POSE_CODES = 8
@@ -159,3 +160,14 @@ def _into_box(body: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np
     unit = (body[:, :2] - low) / np.maximum(high - low, 1e-6)
     xy = box[:2] + unit * (box[2:] - box[:2])
     return np.concatenate([xy, np.ones((len(body), 1))], axis=1).astype(np.float32)
+
+
+def allowed_ids(modality: str, words: WordPiece) -> NDArray[np.int64]:
+    """The ids a well-formed sequence of the modality can hold, [EOS] included: what a model is let write."""
+    axes = {"color_palette": {0: 256, 1: 8}, "metadata": {0: BINS_WRITTEN, 1: len(FIELDS)}}.get(modality)
+    if axes is not None:
+        return np.array([EOS, *(coordinate(axis, value) for axis, top in axes.items() for value in range(top))])
+    if modality == "human_poses":
+        keys = [words.keyword(word) for word in ("human", "pose", "none")]
+        return np.array([EOS, *keys, *range(coordinate(0, 0), CLASS)])
+    return np.array([EOS, *range(WORDS, words.vocab)])

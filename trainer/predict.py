@@ -62,6 +62,16 @@ class Predictor:
             return self._sequence(rows, index, stream, pick)
         return self._grid(rows, index, stream, steps, order, pick)
 
+    @torch.inference_mode()
+    def complete(self, name: str, tokens: Ids, shown: Ids, steps: int = 8) -> Ids:
+        """Fill in one image-like stream from some of its own tokens: tokens uint16 (B, T), shown: positions that count as known.
+        Returns (B, T), the shown ones unchanged."""
+        index, stream = self.stream(name)
+        known = np.zeros(tokens.shape, bool)
+        known[:, shown] = True
+        pick = Picker(0.0, 1.0, torch.Generator(), None)
+        return self._grid([[] for _ in tokens], index, stream, steps, "maskgit", pick, np.where(known, tokens, 0), known)
+
     def _allowed(self, stream: Stream, ids: Ids | None) -> Tensor | None:
         if ids is None:
             return None
@@ -99,13 +109,18 @@ class Predictor:
         return self.model.encode(*(torch.from_numpy(a).to(self.device) for a in (ids, stream, pos, mask)))
 
     def _grid(
-        self, rows: list[list[tuple[int, Ids]]], index: int, stream: Stream, steps: int, order: str, pick: Picker
-    ) -> Ids:
-        """Fixed slots: in each of `steps` rounds the open positions are predicted, and an equal share of them is kept."""
+        self, rows: list[list[tuple[int, Ids]]], index: int, stream: Stream, steps: int, order: str, pick: Picker,
+        out: Ids | None = None, known: Ids | None = None,
+    ) -> Ids:  # fmt: skip
+        """Fixed slots: in each of `steps` rounds the open positions are predicted, and an equal share of them is kept.
+
+        out, known: tokens that are there already, the same number in every row.
+        """
         batch, length = len(rows), stream.length
-        out = np.zeros((batch, length), np.uint16)
-        known = np.zeros((batch, length), bool)
-        steps = max(1, min(steps, length))
+        out = np.zeros((batch, length), np.uint16) if out is None else out.astype(np.uint16)
+        known = np.zeros((batch, length), bool) if known is None else known
+        start = int(known[0].sum()) if batch else 0
+        steps = max(1, min(steps, length - start))
         for step in range(steps):
             shown = [
                 [*((i, np.arange(len(ids)), ids) for i, ids in row if i != index), (index, np.flatnonzero(k), o[k])]
@@ -118,7 +133,7 @@ class Predictor:
             which = torch.full_like(place, index)
             hidden = self.model.decode(torch.zeros_like(place), which, place, torch.ones_like(place, dtype=torch.bool), context, mask)
             chosen, sure = pick(self.model.logits(hidden, stream.table))
-            keep = count if step == steps - 1 else max(1, round(length * (step + 1) / steps) - (length - count))
+            keep = count if step == steps - 1 else max(1, round((length - start) * (step + 1) / steps) - (length - start - count))
             rank = torch.rand(sure.shape, generator=pick.generator).to(sure) if order == "roar" else sure
             best = rank.topk(keep, dim=1).indices.cpu().numpy()
             for r in range(batch):

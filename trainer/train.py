@@ -39,14 +39,14 @@ class TrainConfig(BaseModel):
 
     name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     size: Literal["micro", "tiny", "S", "B", "L", "XL"] = "micro"
-    steps: int = Field(400, ge=1)
-    batch: int = Field(16, ge=1)
+    steps: int = Field(300, ge=1)
+    batch: int = Field(8, ge=1)
     lr: float = Field(1e-3, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
     clip: float = Field(1.0, gt=0)
-    n_in: int = Field(196, ge=1)
-    n_out: int = Field(128, ge=1)
+    n_in: int = Field(128, ge=1)
+    n_out: int = Field(96, ge=1)
     mixture: Literal["demo", "published"] = "demo"
     tied: bool = False
     modalities: list[str] | None = None

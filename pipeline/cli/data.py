@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,12 +59,19 @@ def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str
     from pipeline.dataset import Dataset
     from pipeline.errors import ConfigError
     from pipeline.ingest.ingest import ingest as run
+    from pipeline.run import record_run
 
     if not sources:
         raise ConfigError("ingest: no source is given. Name a folder, tar or list, or set `sources` in the config.")
     ds = Dataset.create(config.root, config.name, config.shard_size)
+    start = time.monotonic()
     with bars(f"Ingest into {config.root}", "images", quiet) as progress:
         report = run(ds, sources, progress)
+    if report.new:
+        record_run(
+            ds, config, "ingest", seconds=round(time.monotonic() - start, 2), items=report.new, sources=sources,
+            duplicates=report.duplicates, quarantined=report.quarantined,
+        )  # fmt: skip
     row = [report.samples, report.new, len(report.duplicates), len(report.quarantined), report.shards]
     table("Ingest", ("samples", "new", "duplicates", "quarantined", "shards"), [row])
     for uri, reason, _ in report.quarantined[:20]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -25,10 +26,14 @@ def run_fit(config: Any, only: list[str], again: bool = False, quiet: bool = Fal
     """Fit with progress; token modality -> report."""
     from pipeline.cli.console import bars, table
     from pipeline.dataset import Dataset
+    from pipeline.run import record_run
     from tokenize_shards.fit import fit_all
 
+    ds, start = Dataset.open(config.root), time.monotonic()
     with bars(f"Fit tokenizers of {config.root}", "%", quiet) as progress:
-        fits = fit_all(Dataset.open(config.root), config, only, again, progress)
+        fits = fit_all(ds, config, only, again, progress)
+    if fits:
+        record_run(ds, config, "fit", seconds=round(time.monotonic() - start, 2), items=len(fits))
     rows = [
         (n, f["kind"], f["steps"], float(f["seconds"]), f"{f['codebook_used']:.0%}", ", ".join(f"{k} {v:.3g}" for k, v in f["metrics"].items()))
         for n, f in fits.items()
@@ -66,12 +71,16 @@ def run_train(config: Any, resume: bool = False, quiet: bool = False) -> dict[st
     from pipeline.cli.console import bars, err, table
     from pipeline.config import validate
     from pipeline.dataset import Dataset
+    from pipeline.run import record_run
     from trainer.train import TrainConfig
     from trainer.train import train as run
 
     chosen = validate(TrainConfig, {"holdout": config.tokens.holdout, **config.train}, "train")
+    ds = Dataset.open(config.root)
     with bars(f"Train on {config.root}", "steps", quiet) as progress:
-        report = run(Dataset.open(config.root), chosen, progress=progress, resume=resume)
+        report = run(ds, chosen, progress=progress, resume=resume)
+    if not report.already:
+        record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
     rows = [(n, h["loss"], h["unigram"], h["uniform"]) for n, h in report.heldout.items()]
     rows = [(n, f"{a:.3f}", f"{b:.3f}", f"{c:.3f}") for n, a, b, c in rows]
     table("Held-out loss, nats a token", ("tokens", "model", "unigram", "uniform"), rows)

@@ -1,0 +1,163 @@
+"""The cells of the page, a column (modality) at a time: label, tokens decoded, and prediction from RGB, all in the frame of view 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from labelers.core.labeler import Labeler
+from labelers.core.modality import Label, Modality, Null
+from labelers.core.registry import all_modalities
+from labelers.core.show import Cell, Picture, Words
+from pipeline.dataset import Dataset
+from pipeline.gallery.page import CellTriple
+from tokenize_shards import grammar
+from tokenize_shards.inputs import ShardViews
+from tokenize_shards.sequence import SIDE, SequenceTokenizer
+from tokenize_shards.shards import open_tokens
+from tokenize_shards.table import TokenSpec
+from tokenize_shards.tokenize import view_labeler
+from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+from tokenize_shards.views import cut_image
+from trainer.open_corpus import token_spec
+from trainer.predict import Predictor
+
+Key = tuple[int, int]  # (shard, row)
+RGB = "tok_rgb"
+ROUNDS = 6
+SHOWN_VIEW = int(SIDE)
+Tokens = dict[Key, np.ndarray | None]
+
+
+@dataclass
+class Photo:
+    """One photo of the page, and its cells so far. pixels: view 0, uint8 (224, 224, 3)."""
+
+    key: Key
+    id: str
+    uri: str
+    held_out: bool
+    image: np.ndarray
+    pixels: np.ndarray
+    cells: dict[str, CellTriple] = field(default_factory=dict)
+
+
+class Columns:
+    """Reads, decodes and predicts for the chosen photos. predictor: None where nothing is trained."""
+
+    def __init__(self, ds: Dataset, photos: Sequence[Photo], seed: int, predictor: Predictor | None) -> None:
+        self.ds, self.photos, self.predictor = ds, list(photos), predictor
+        self.manifest = ds.manifest()
+        rows: dict[int, list[int]] = {}
+        for photo in photos:
+            rows.setdefault(photo.key[0], []).append(photo.key[1])
+        self.shards = {k: ShardViews(ds, k, [0], seed, sorted(chosen)) for k, chosen in rows.items()}
+        self.specs = {name: token_spec(ds.recipe(rid)) for name, rid in self.manifest.modalities.items() if name.startswith("tok_")}
+        self.given = self.tokens(RGB) if RGB in self.specs else {}
+        self._labelers: dict[str, Labeler] = {}
+
+    def fill(self, name: str) -> None:
+        """Add the cells of one modality to every photo."""
+        modality = all_modalities().get(name)
+        spec = self.specs.get(f"tok_{name}")
+        labels = self.labels(name, modality, spec)
+        decoded, predicted = self.from_tokens(spec) if spec else ({}, {})
+        for photo in self.photos:
+            cell = [self.show(name, modality, part.get(photo.key), photo) for part in (labels, decoded, predicted)]
+            photo.cells[name] = CellTriple(*cell)
+
+    # -- labels, in the frame of view 0
+
+    def labels(self, name: str, modality: Modality | None, spec: TokenSpec | None) -> dict[Key, Label | Null]:
+        if name == "rgb":
+            return {photo.key: photo.pixels for photo in self.photos}
+        assert modality is not None, name
+        found: dict[Key, Label | Null] = {}
+        for k, shard in self.shards.items():
+            if modality.on_view and spec is not None:
+                rows: Sequence[Any] = shard.on_view(self._labeler(spec), [spec])[spec.name]
+            elif spec is not None and modality.kind == "map":
+                rows = shard.cut(spec, self.manifest.modalities[name])
+            elif modality.stored:
+                rows = [label if isinstance(label, Null) else [label] for label in shard.labels(modality, self.manifest.modalities[name])]
+            else:
+                rows = [Null("computed when it is tokenized; it has no tokens yet")] * len(shard.rows)
+            for row, views, boxes in zip(shard.rows, rows, shard.views, strict=True):
+                label = views if isinstance(views, Null) else views[0]
+                if name == "human_poses" and not isinstance(label, Null):
+                    label = grammar.cut_people(label, boxes[0], SIDE)
+                found[k, row] = label
+        return found
+
+    def _labeler(self, spec: TokenSpec) -> Labeler:
+        target = view_labeler(self.ds, [spec])
+        assert target is not None
+        if target.labeler not in self._labelers:
+            self._labelers[target.labeler] = target.build(self.ds)
+        return self._labelers[target.labeler]
+
+    # -- tokens, decoded and predicted
+
+    def tokens(self, name: str) -> Tokens:
+        """The tokens of view 0 of each photo; None for nulls."""
+        found: Tokens = {}
+        for k, shard in self.shards.items():
+            opened = open_tokens(self.ds.open_shard(name, self.manifest.modalities[name], k)[0])
+            found |= {(k, row): opened.row(row, 0) for row in shard.rows}
+        return found
+
+    def from_tokens(self, spec: TokenSpec) -> tuple[dict[Key, Label | Null], dict[Key, Label | Null]]:
+        """Labels of one modality: its tokens decoded, and what the model predicts."""
+        recipe = self.ds.recipe(self.manifest.modalities[spec.name])
+        tokenizer = load_tokenizer(self.ds.weights_path(recipe["weights"]["tokenizer"]["sha256"]))
+        real = self.given if spec.name == RGB else self.tokens(spec.name)
+        decoded = decode(tokenizer, real)
+        predicted: Tokens = {}
+        if self.predictor is not None and spec.name in self.predictor.streams and self.given:
+            predicted = self.complete(real) if spec.name == RGB else self.predict(spec, tokenizer)
+        return decoded, decode(tokenizer, predicted)
+
+    def predict(self, spec: TokenSpec, tokenizer: Tokenizer) -> Tokens:
+        assert self.predictor is not None
+        keys = [key for key, ids in self.given.items() if ids is not None]
+        allowed = grammar.allowed_ids(tokenizer.modality, tokenizer.words) if isinstance(tokenizer, SequenceTokenizer) else None
+        tokens = self.predictor.predict({RGB: [self.given[key] for key in keys]}, spec.name, steps=ROUNDS, allowed=allowed)
+        return dict(zip(keys, tokens, strict=True))
+
+    def complete(self, real: Tokens) -> Tokens:
+        """RGB from the left half of its own tokens: what the model makes of the hidden right half."""
+        assert self.predictor is not None
+        grid = self.specs[RGB].grid
+        assert grid is not None
+        shown = np.flatnonzero(np.arange(grid[0] * grid[1]) % grid[1] < grid[1] // 2)
+        keys = [key for key, ids in real.items() if ids is not None]
+        known = [real[key] for key in keys]
+        tokens = self.predictor.complete(RGB, np.stack([ids for ids in known if ids is not None]), shown, steps=ROUNDS)
+        return dict(zip(keys, tokens, strict=True))
+
+    def show(self, name: str, modality: Modality | None, label: Label | Null | None, photo: Photo) -> Cell | None:
+        if label is None:
+            return None
+        if isinstance(label, Null):
+            return Words(label.reason, muted=True)
+        if name == "rgb" or modality is None:
+            return Picture(label)
+        return modality.show(label, photo.pixels)
+
+
+def decode(tokenizer: Tokenizer, tokens: Mapping[Key, np.ndarray | None]) -> dict[Key, Label | Null]:
+    """Labels of the tokens that are there."""
+    keys = [key for key, ids in tokens.items() if ids is not None]
+    some = [ids for ids in tokens.values() if ids is not None]
+    if not keys:
+        return {}
+    batch = some if isinstance(tokenizer, SequenceTokenizer) else np.stack(some)
+    return dict(zip(keys, tokenizer.decode(batch), strict=True))
+
+
+def view_pixels(image: np.ndarray, shard: ShardViews, at: int) -> np.ndarray:
+    """View 0 of a photo as the page shows it: uint8 (224, 224, 3)."""
+    return cut_image(image, shard.views[at][0], SHOWN_VIEW)

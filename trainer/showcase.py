@@ -1,0 +1,174 @@
+"""Gathers what the page shows: photos, coverage, how tokenizers and model learned, and how long everything took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from labelers.core.registry import all_labelers, all_modalities
+from labelers.core.show import Picture
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.gallery.page import (
+    CoverageRow, FitCurve, Gallery, Ingest, KeyFigure, PhotoRow, Stage, StreamLoss, TrainSummary,
+)  # fmt: skip
+from pipeline.ingest.quarantine import read_quarantine
+from pipeline.run import last_reports
+from pipeline.status import status
+from tokenize_shards.fit import fit_report
+from tokenize_shards.holdout import held_out
+from tokenize_shards.inputs import ShardViews
+from tokenize_shards.shards import open_tokens
+from trainer.checkpoint import RECORD
+from trainer.predict import Predictor
+from trainer.show_columns import Columns, Photo, view_pixels
+from trainer.train import models_folder, thin
+
+Progress = Callable[[str, int, int, str], None]
+UNITS = {"psnr_db": "dB PSNR", "f1": "edge F1", "cosine": "cosine", "mpjpe_mm": "mm a joint", "mean_tokens": "tokens a view"}
+
+
+def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Gallery:
+    """Everything the page shows of a data set; parts that were not made are left out, with the reason where a cell would be."""
+    found = status(ds)
+    predictor = _predictor(ds, config)
+    photos = choose(ds, config, rows)
+    columns = Columns(ds, photos, config.tokens.seed, predictor)
+    names = [name for name in found["modalities"] if not name.startswith("tok_")]
+    for done, name in enumerate(names):
+        progress("gallery", done, len(names), name)
+        columns.fill(name)
+    progress("gallery", len(names), len(names), "")
+    reports = last_reports(ds)
+    return Gallery(
+        title=ds.name, columns=names, subtitle="every modality, its tokens decoded, and what the model sees in RGB alone",
+        rows=[_row(photo, ds) for photo in photos], figures=_figures(found, photos, reports), stages=_stages(reports, found),
+        coverage=_coverage(ds, found), ingest=_ingest(ds, found, reports), fits=_fits(ds, found),
+        train=_training(predictor, reports), warnings=list(found["damage"]),
+        made=f"manymodal, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, manifest {found['manifest']}",
+    )  # fmt: skip
+
+
+def _predictor(ds: Dataset, config: Config) -> Predictor | None:
+    folder = models_folder(ds) / str(config.train.get("name", "model"))
+    return Predictor.load(folder) if (folder / RECORD).is_file() else None
+
+
+def choose(ds: Dataset, config: Config, rows: int) -> list[Photo]:
+    """At most `rows` photos: two thirds of the places for held-out ones, spread over all shards."""
+    marked = [
+        (k, i, bool(held)) for k in ds.shards() for i, held in enumerate(held_out(ds.ids(k), config.tokens.holdout))
+    ]
+    held, learned = [m for m in marked if m[2]], [m for m in marked if not m[2]]
+    first = _spread(held, max(rows * 2 // 3, rows - len(learned)))
+    chosen = sorted(first + _spread(learned, rows - len(first)))
+    photos = []
+    for k in sorted({m[0] for m in chosen}):
+        members = [m for m in chosen if m[0] == k]
+        shard = ShardViews(ds, k, [0], config.tokens.seed, [m[1] for m in members])
+        for at, ((_, i, out), sample) in enumerate(zip(members, shard.samples(), strict=True)):
+            uri = ds.index(k)[i].uri
+            photos.append(Photo((k, i), sample.id, uri, out, sample.image, view_pixels(sample.image, shard, at)))
+    return photos
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` items at even distances."""
+    if count <= 0 or not items:
+        return []
+    step = max(1.0, len(items) / count)
+    return [items[int(i * step)] for i in range(min(count, len(items)))]
+
+
+def _row(photo: Photo, ds: Dataset) -> PhotoRow:
+    caption = photo.cells.get("caption")
+    text = getattr(caption.label, "text", "") if caption and not getattr(caption.label, "muted", True) else ""
+    name = photo.uri.rsplit("/", 1)[-1]
+    return PhotoRow(photo.id, Picture(photo.image), photo.cells, name, text, photo.held_out)
+
+
+def _figures(found: dict[str, Any], photos: Sequence[Photo], reports: dict[str, dict[str, Any]]) -> list[KeyFigure]:
+    names = [n for n in found["modalities"] if not n.startswith("tok_")]
+    minutes = sum(float(r.get("seconds", 0)) for r in reports.values()) / 60
+    held = sum(photo.held_out for photo in photos)
+    return [
+        KeyFigure(f"{found['samples']:,}", "photos", f"{held} shown were held out of all learning"),
+        KeyFigure(str(len(names)), "modalities", f"{len(found['modalities']) - len(names)} of them as tokens"),
+        KeyFigure(f"{minutes:.1f}", "minutes", "from files to this page"),
+    ]
+
+
+def _stages(reports: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[Stage]:
+    units = {"ingest": "photos", "label": "labels", "fit": "tokenizers", "tokenize": "token rows", "train": "steps"}
+    return [
+        Stage(name, float(reports[name].get("seconds", 0)), int(reports[name].get("items", 0)), unit)
+        for name, unit in units.items()
+        if name in reports
+    ]
+
+
+def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
+    rows = []
+    labelers, known = all_labelers(), all_modalities()
+    for name, m in found["modalities"].items():
+        if name.startswith("tok_"):
+            continue
+        weight = next(iter(m["weights"].values()), {"sha256": "", "url": ""})
+        cls = labelers.get(m["labeler"])
+        licence = "" if cls is None else f"code {cls.licence.code}, weights {cls.licence.weights}"
+        tokens = found["modalities"].get(f"tok_{name}")
+        fit = fit_report(ds, f"tok_{name}") or {}
+        stored = m["stored"] or name not in known
+        rows.append(
+            CoverageRow(
+                modality=name, backend=m["backend"], recipe=m["recipe"], total=found["samples"],
+                committed=m["samples"] if stored else (tokens or {}).get("samples", 0), weights=weight["sha256"],
+                source=weight["url"].split("#")[0], licence=licence, nulls=m["null_reasons"],
+                tokens=_mean_tokens(ds, f"tok_{name}", tokens), vocab=fit.get("vocab"), codebook_used=fit.get("codebook_used"),
+                reconstruction=", ".join(f"{v:.3g} {UNITS.get(k, k)}" for k, v in fit.get("metrics", {}).items() if k != "mean_tokens"),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _mean_tokens(ds: Dataset, name: str, tokens: dict[str, Any] | None) -> float | None:
+    """Mean number of tokens in a view, over the first shard."""
+    if tokens is None or not tokens["committed"]:
+        return None
+    shard = open_tokens(ds.open_shard(name, tokens["recipe"], 0)[0])
+    if shard.fixed is not None:
+        return float(shard.fixed.shape[2])
+    return float(len(shard.values)) / max(1, int(shard.valid.sum()) * shard.meta.views) if shard.values is not None else None
+
+
+def _ingest(ds: Dataset, found: dict[str, Any], reports: dict[str, dict[str, Any]]) -> Ingest:
+    report = reports.get("ingest", {})
+    quarantined = [(uri, reason) for uri, reason, _ in read_quarantine(ds)]
+    return Ingest(found["samples"], len(report.get("duplicates", ())), quarantined, ", ".join(report.get("sources", ())))
+
+
+def _fits(ds: Dataset, found: dict[str, Any]) -> list[FitCurve]:
+    curves = []
+    for name in found["modalities"]:
+        fit = fit_report(ds, name) if name.startswith("tok_") else None
+        if fit and len(fit["losses"]) > 1:
+            result = ", ".join(f"{v:.3g} {UNITS.get(k, k)}" for k, v in fit["metrics"].items())
+            curves.append(FitCurve(name.removeprefix("tok_"), [loss for _, loss in fit["losses"]], fit["seconds"], result))
+    return curves
+
+
+def _training(predictor: Predictor | None, reports: dict[str, dict[str, Any]]) -> TrainSummary | None:
+    if predictor is None:
+        return None
+    record = predictor.record
+    curve = thin([(int(s), float(v)) for s, v in record["curve"]])
+    streams = [
+        StreamLoss(f"{name.removeprefix('tok_')} from {h['given']}", h["loss"], h["uniform"], h["unigram"])
+        for name, h in record["heldout"].items()
+    ]
+    millions = sum(p.numel() for p in predictor.model.parameters()) / 1e6
+    return TrainSummary(
+        [s for s, _ in curve], [v for _, v in curve], streams, model=f"{record['config']['size']}, {millions:.1f} M parameters",
+        seconds=float(reports.get("train", {}).get("seconds", 0)),
+    )  # fmt: skip
