@@ -2,9 +2,9 @@
 
 k-means in CIE Lab (where distance is closer to what the eye calls different: small vivid areas, a parrot's red or a
 navy blouse, get a colour two or three palette sizes earlier than in RGB) on the image shrunk by area averaging to at
-most 64 pixels a side. Each palette is its own clustering, started by k-means++ from a fixed seed, the better of two. The
-mean in Lab of a cluster, as 8-bit sRGB, is its colour. Clusters that round to one colour are joined; a palette with fewer
-distinct colours than its size repeats its last one, so that palette n always has n.
+most 64 pixels a side. Each palette is its own clustering, started by k-means++ from a fixed seed, the better of two.
+The mean in Lab of a cluster, as 8-bit sRGB, is its colour. Clusters that round to one colour are joined; a palette with
+fewer distinct colours than its size repeats its last one, so that palette n always has n.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def palettes(image: NDArray[np.uint8], side: int = 64, seed: int = 0) -> list[ND
         cv2.setRNGSeed(seed)
         stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
         _, labels, centres = cv2.kmeans(lab, size, none, stop, 2, cv2.KMEANS_PP_CENTERS)
-        found.append(_exactly(size, _to_rgb(np.asarray(centres, np.float32)), np.bincount(labels[:, 0], minlength=size)))
+        colours = _to_rgb(np.asarray(centres, np.float32))
+        found.append(_exactly(size, colours, np.bincount(labels[:, 0], minlength=size)))
     return found
 
 

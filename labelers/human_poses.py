@@ -1,7 +1,8 @@
 """human_poses: every person found, as 33 landmarks in the image and in metres, by BlazePose (MediaPipe's two networks).
 
-A detector proposes people in the whole image (and, where asked, in overlapping tiles, for small ones); each proposal is turned
-upright, cropped and given to the landmark network, which says whether a person is there at all. Run with ai-edge-litert on the CPU.
+A detector proposes people in the whole image (and, where asked, in overlapping tiles, for small ones); each proposal is
+turned upright, cropped and given to the landmark network, which says whether a person is there at all. Run with
+ai-edge-litert on the CPU.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _check(label: Label) -> None:
         require(x0 <= x1 and y0 <= y1, f"human_poses: person {i}: box {person['box']} is not x0, y0, x1, y1")
         require(0 <= person["score"] <= 1, f"human_poses: person {i}: score {person['score']} is not in 0..1")
         seen = person["keypoints"][:, 2]
-        require(0 <= seen.min() and seen.max() <= 1, f"human_poses: person {i}: a visibility is not in 0..1")
+        require(seen.min() >= 0 and seen.max() <= 1, f"human_poses: person {i}: a visibility is not in 0..1")
 
 
 def _encode(label: Label) -> list[dict[str, Any]]:
@@ -120,18 +121,21 @@ POSES = Modality(
     decode=_decode,
     check=_check,
     show=_show,
-    about="list of people, largest box first, empty = nobody: box float32 (4,) x0, y0, x1, y1 pixels round the visible landmarks; "
+    about="list of people, largest box first, empty = nobody: box float32 (4,) x0, y0, x1, y1 pixels round the visible "
+    "landmarks; "
     "score 0..1; keypoints float32 (33, 3) x, y pixels and visibility 0..1; keypoints_3d float32 (33, 3) metres, origin between "
     "the hips, x right, y down, z away from the camera; left and right are the person's",
 )
 
 
 class HumanPosesParams(Params):
-    """max_people: people kept. detection, presence: least scores of the two networks. same_person: boxes that overlap by more
-    are one person. tiles: 1 looks at the whole image only, n > 1 also at n x n overlapping tiles, for small people.
+    """max_people: people kept. detection, presence: least scores of the two networks. same_person: boxes that overlap
+    by more are one person. tiles: 1 looks at the whole image only, n > 1 also at n x n overlapping tiles, for small
+    people.
 
-    The detector may guess freely because the landmark network judges each guess: on 128 COCO photos 0.2 and 0.7 find a fifth more
-    people than MediaPipe's 0.5 and 0.5, with the same share of false ones. tiles=2 finds more small people at 3 to 4 times the cost.
+    The detector may guess freely because the landmark network judges each guess: on 128 COCO photos 0.2 and 0.7 find a
+    fifth more people than MediaPipe's 0.5 and 0.5, with the same share of false ones. tiles=2 finds more small people
+    at 3 to 4 times the cost.
     """
 
     max_people: int = Field(8, ge=1, le=64)
@@ -188,19 +192,19 @@ class HumanPoses(Labeler):
             pixels = (found.reshape(-1, 6, 2) * bp.DETECTOR_SIZE - (left, top)) / scale + (x0, y0)
             detections.append(pixels.reshape(-1, 12).astype(np.float32))
             scores.append(score)
-        merged, best = bp.weighted_suppression(np.concatenate(detections), np.concatenate(scores))
+        merged, _ = bp.weighted_suppression(np.concatenate(detections), np.concatenate(scores))
         rois = [bp.roi_of(m[4:6], m[6:8]) for m in merged[: 2 * self.params.max_people]]
         return [roi for roi in rois if roi.size >= 8]
 
     def _person(self, image: NDArray[np.uint8], roi: bp.Roi) -> dict[str, Any] | None:
         """The landmarks of the person in a crop, or None where the network finds nobody there."""
-        crop = rotated_crop(image, roi).astype(np.float32) / 255
+        crop = np.asarray(rotated_crop(image, roi), np.float32) / np.float32(255)
         flat, presence, heatmaps, world = self._landmarks(crop, (195, 1, 39, 117))
         score = float(presence.ravel()[0])
         if not (np.isfinite(score) and score >= self.params.presence):
             return None
         raw = flat.reshape(-1, 5)[: bp.BODY]
-        points = bp.refine(raw[:, :2] / bp.LANDMARK_SIZE, heatmaps[0][..., : bp.BODY])
+        points = bp.refine(raw[:, :2] / np.float32(bp.LANDMARK_SIZE), heatmaps[0][..., : bp.BODY])
         keypoints = np.concatenate([roi.to_image(points), bp.sigmoid(raw[:, 3:4])], axis=1).astype(np.float32)
         return {
             "box": bp.box_of(keypoints, image.shape[1], image.shape[0]),
@@ -235,7 +239,9 @@ class _Network:
 
 
 def _tiles(width: int, height: int, count: int) -> Iterator[tuple[int, int, int, int]]:
-    """The whole image as x0, y0, x1, y1, then count x count tiles of it (if count > 1), neighbours sharing a third of their side."""
+    """The whole image as x0, y0, x1, y1, then count x count tiles of it (if count > 1), neighbours sharing a third of
+    their side.
+    """
     yield 0, 0, width, height
     if count == 1:
         return

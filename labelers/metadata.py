@@ -1,12 +1,13 @@
-"""Twenty-one numbers about an image, from its pixels and from its other labels; those whose inputs do not exist are missing.
+"""Twenty-one numbers about an image, from its pixels and its other labels; those whose inputs do not exist are missing.
 
-Field ids, ranges and bins are those of 4M-21. Two flaws of the published code are not followed: objectness there counted
-a superset of the walkability list, which holds stuff classes only, and its decoder divided by the number of bins where
-its encoder multiplied by one less, so that a value did not come back as itself.
+Field ids, ranges and bins are those of 4M-21. Two flaws of the published code are not followed: objectness there
+counted a superset of the walkability list, which holds stuff classes only, and its decoder divided by the number of
+bins where its encoder multiplied by one less, so that a value did not come back as itself.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ class Field:
     """One number of the metadata, and how a token carries it.
 
     kind: "count" (whole numbers, taken as they are after division by `unit`), "bins" (BINS uniform bins over low..high)
-    or "threshold" (how many of `thresholds` the value reaches; low..high is where values lie). needs: what it is computed
-    from, "pixels" or a modality.
+    or "threshold" (how many of `thresholds` the value reaches; low..high is where values lie). needs: what it is
+    computed from, "pixels" or a modality.
     """
 
     id: int
@@ -72,7 +73,7 @@ BY_ID = {field.id: field for field in FIELDS}
 
 
 def encode_field(field: Field, value: float) -> int:
-    """The whole number 0..999 a token carries for a value. The top of a range is in the top bin; beyond it is clipped."""
+    """The whole number 0..999 a token carries for a value. The top of a range is in the top bin; beyond is clipped."""
     if field.kind == "count":
         return int(min(max(value, 0) // field.unit, MAX_CODE))
     if field.kind == "threshold":
@@ -84,7 +85,7 @@ def encode_field(field: Field, value: float) -> int:
 def decode_field(field: Field, code: int) -> float:
     """The value a code stands for: the least such count, or the middle of the bin or of the stretch between thresholds.
 
-    encode_field takes it back to the same code; codes above the last bin or threshold (a model may say so) are the last.
+    encode_field takes it back to the same code. Codes above the last one, which a model may say, count as the last.
     """
     if field.kind == "count":
         return float(code * field.unit)
@@ -99,25 +100,24 @@ def decode_field(field: Field, code: int) -> float:
 
 
 def colour_statistics(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Statistics of uint8 RGB (H, W, 3), in whole numbers as far as they go, so that they are the same on any machine.
+    """Statistics of uint8 RGB (H, W, 3), in whole numbers as far as they go: exact, and small in memory.
 
-    colorfulness (Hasler and Suesstrunk 2003, M3), brightness and contrast (mean and standard deviation of the grey value,
-    0..255 and 0..127.5), saturation (mean of HSV's S, 0..255), entropy of the grey histogram (bits, 0..8).
+    colorfulness (Hasler and Suesstrunk 2003, M3), brightness and contrast (mean and standard deviation of the grey
+    value, 0..255 and 0..127.5), saturation (mean of HSV's S, 0..255), entropy of the grey histogram (bits, 0..8).
     """
     # The opponent channels R - G and, doubled to stay whole, R + G - 2B.
     opponent = cv2.transform(image.astype(np.int16), np.array([[1, -1, 0], [1, 1, -2]], np.float32))
     mean, std = (np.asarray(moment).reshape(2) * (1, 0.5) for moment in cv2.meanStdDev(opponent))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    share = np.bincount(grey.reshape(-1), minlength=256) / grey.size
-    levels = np.arange(256)
-    brightness = float(share @ levels)
-    seen = share[share > 0]
+    counts, levels = np.bincount(grey.reshape(-1), minlength=256), np.arange(256)
+    first, second = int(counts @ levels), int(counts @ levels**2)
+    share = counts[counts > 0] / grey.size
     return {
         "colorfulness": float(np.hypot(*std) + 0.3 * np.hypot(*mean)),
-        "brightness": brightness,
-        "contrast": float(np.sqrt(share @ (levels - brightness) ** 2)),
+        "brightness": first / grey.size,
+        "contrast": math.sqrt(grey.size * second - first**2) / grey.size,
         "saturation": float(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))[1]),
-        "entropy": float(-(seen @ np.log2(seen))) + 0.0,
+        "entropy": float(-(share * np.log2(share)).sum()) + 0.0,
     }
 
 

@@ -1,7 +1,7 @@
 """minilm_caption: the meaning of the caption as one vector, by the sentence encoder all-MiniLM-L6-v2.
 
-Mean of the last layer's tokens, scaled to unit length, as sentence-transformers does with this model. It takes the place of
-t5_caption where no model hub is reachable, under its own name.
+Mean of the last layer's tokens, scaled to unit length, as sentence-transformers does with this model. It takes the
+place of t5_caption where no model hub is reachable, under its own name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ EMBEDDING = vector_modality(
 
 
 def load_network(path: Path) -> torch.nn.Module:
-    """transformers' BertModel (6 layers of 384, without pooler) with the weights of a safetensors file, ready for inference.
+    """transformers' BertModel (6 layers of 384, without pooler) with the weights of a safetensors file, ready for
+    inference.
 
     Raises ValueError where the file does not hold exactly this network.
     """
@@ -79,7 +80,8 @@ class MinilmCaption(Labeler):
     def embed(self, text: str) -> NDArray[np.float32]:
         """The unit vector of one text, float32 (384,).
 
-        One text at a time: sums over a batch depend in their last bits on its shape, and a caption must have one vector.
+        One text at a time: sums over a batch depend in their last bits on its shape, and a caption must have one
+        vector.
         """
         import torch
 

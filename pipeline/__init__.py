@@ -1,1 +1,3 @@
-"""Ingest, shards, commits, manifests, plan, execution, reports and the command line: what turns labelers into a data engine."""
+"""Ingest, shards, commits, manifests, plan, execution, reports and the command line: what turns labelers into a data
+engine.
+"""

@@ -1,11 +1,10 @@
 """The commit protocol: write aside, re-open, count, digest, publish, and only then commit, put-if-absent.
 
-Readers trust commits alone, so a crash at any step leaves nothing half visible:
-  before publish       only a temporary file, swept by gc
-  publish..commit      a whole file without a commit: the next attempt adopts it if its bytes are the same or its inputs are
-                       the same and it checks out, and replaces it otherwise
-  after commit         done; a second attempt sees the commit and does no work
-Two attempts at once: publishing and committing both refuse an existing name, so one wins each, and the other accepts the result.
+Readers trust commits alone, so a crash at any step leaves nothing half visible: before publish       only a temporary
+file, swept by gc publish..commit      a whole file without a commit: the next attempt adopts it if its bytes are the
+same or its inputs are the same and it checks out, and replaces it otherwise after commit         done; a second attempt
+sees the commit and does no work Two attempts at once: publishing and committing both refuse an existing name, so one
+wins each, and the other accepts the result.
 """
 
 from __future__ import annotations
@@ -49,11 +48,15 @@ def read_commit(storage: Storage, modality: str, recipe: str, k: int) -> Commit 
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise DamageError(f"{storage.url}/{key} is not a commit record ({error}). Delete it and label again.") from error
+        raise DamageError(
+            f"{storage.url}/{key} is not a commit record ({error}). Delete it and label again."
+        ) from error
 
 
 def _check(path: Path, verify: Verify, expected: Sequence[str], draft: Commit) -> Commit:
-    """Re-open the file and complete the commit with what is really in it. DamageError unless its ids are the expected ones."""
+    """Re-open the file and complete the commit with what is really in it. DamageError unless its ids are the expected
+    ones.
+    """
     found = verify(path)
     if list(found.ids) != list(expected):
         raise DamageError(
@@ -70,8 +73,8 @@ def commit_shard(
 ) -> Commit:
     """Publish `path` as the shard `draft` names, and commit it; returns the commit that is in force afterwards.
 
-    ids: what the index says the shard holds. Count, length, digest, nulls and inputs are read back from the file, not taken
-    from the draft. Raises DamageError when the file is not what it should be; nothing is visible then.
+    ids: what the index says the shard holds. Count, length, digest, nulls and inputs are read back from the file, not
+    taken from the draft. Raises DamageError when the file is not what it should be; nothing is visible then.
     """
     step("written")
     mine = _check(path, verify, ids, draft)
@@ -89,7 +92,9 @@ def commit_shard(
             break
         storage.delete(key)  # an orphan of other inputs, or damaged: no commit has ever pointed to it
     else:
-        raise DamageError(f"{storage.url}/{key} is published again and again by others without a commit; stop the other run")
+        raise DamageError(
+            f"{storage.url}/{key} is published again and again by others without a commit; stop the other run"
+        )
     step("published")
     won = storage.put_if_absent(commit_key(mine.modality, mine.recipe, mine.shard), mine.to_json())
     step("committed")

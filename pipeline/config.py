@@ -33,7 +33,9 @@ class LabelerConfig(_Section):
 
 
 class TokensConfig(_Section):
-    """Tokenization. views: crops a sample, view 0 the centre. seed: of the views. holdout: share of photos left out of fitting."""
+    """Tokenization. views: crops a sample, view 0 the centre. seed: of the views. holdout: share of photos left out of
+    fitting.
+    """
 
     views: int = Field(4, ge=1, le=64)
     seed: int = 0
@@ -58,9 +60,7 @@ class Config(_Section):
     def enabled_labelers(self) -> dict[str, LabelerConfig]:
         """The labelers of a run, by name: every known one unless switched off, in the registry's order."""
         return {
-            name: settings
-            for name in all_labelers()
-            if (settings := self.labelers.get(name, LabelerConfig())).enabled
+            name: settings for name in all_labelers() if (settings := self.labelers.get(name, LabelerConfig())).enabled
         }
 
     def labeler(self, name: str, files: Mapping[str, Path] | None = None) -> Labeler:
@@ -81,7 +81,9 @@ def _nearest(model: type[BaseModel], location: Sequence[str | int]) -> str:
     """'; did you mean ...?' for an unknown key at `location` below `model`, or ''."""
     fields: Any = model
     for part in location[:-1]:
-        annotation = fields.model_fields[part].annotation if isinstance(part, str) and part in fields.model_fields else None
+        annotation = (
+            fields.model_fields[part].annotation if isinstance(part, str) and part in fields.model_fields else None
+        )
         fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
     known = list(fields.model_fields) if fields is not model or len(location) == 1 else list(LabelerConfig.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
@@ -114,7 +116,8 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
 
 
 def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
-    """The configuration for a command's argument: a YAML file, or a data set's root (with or without a manymodal.yaml in it).
+    """The configuration for a command's argument: a YAML file, or a data set's root (with or without a manymodal.yaml
+    in it).
 
     A relative `root` in a file counts from the file's folder. ConfigError for anything that cannot be used.
     """
@@ -137,7 +140,9 @@ def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
         labeler = make_labeler(name, settings.params)
         unknown = set(settings.weights) - set(labeler.weights)
         if unknown:
-            raise ConfigError(f"labelers.{name}.weights: unknown slot {min(unknown)!r}. Known: {', '.join(labeler.weights) or 'none'}.")
+            raise ConfigError(
+                f"labelers.{name}.weights: unknown slot {min(unknown)!r}. Known: {', '.join(labeler.weights) or 'none'}."
+            )
     return config
 
 

@@ -1,4 +1,6 @@
-"""A data set on storage: index, commits, recipes, manifests and weights, found by name, and read with their digests checked."""
+"""A data set on storage: index, commits, recipes, manifests and weights, found by name, and read with their digests
+checked.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,26 @@ from labelers.core.modality import Label, Modality, Null
 from pipeline.commits import commit_key, data_key, read_commit
 from pipeline.errors import ConfigError, DamageError, ManymodalError
 from pipeline.records import (
-    FORMAT, Commit, IndexRow, Manifest, canonical_json, file_sha256, folder_of, recipe_id, shard_name,
+    FORMAT,
+    Commit,
+    IndexRow,
+    Manifest,
+    canonical_json,
+    file_sha256,
+    folder_of,
+    recipe_id,
+    shard_name,
 )  # fmt: skip
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, read_parquet, write_parquet
 from pipeline.storage import Storage, open_storage
 
 INDEX_SCHEMA = pa.schema(
-    [("id", pa.string()), ("uri", pa.string()), ("sha256", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("bytes", pa.int64())]
-)  # fmt: skip
+    [
+        *((name, pa.string()) for name in ("id", "uri", "sha256")),
+        *((name, pa.int32()) for name in ("width", "height")),
+        ("bytes", pa.int64()),
+    ]
+)
 IMAGE_EXTS = ("jpg", "png", "webp")
 
 
@@ -61,11 +75,15 @@ class Dataset:
         try:
             record = json.loads(storage.read_bytes("dataset.json"))
         except FileNotFoundError:
-            raise ConfigError(f"{root}: no data set there (dataset.json is absent). Run `manymodal ingest` first.") from None
+            raise ConfigError(
+                f"{root}: no data set there (dataset.json is absent). Run `manymodal ingest` first."
+            ) from None
         except ValueError as error:
             raise DamageError(f"{root}/dataset.json is not JSON ({error}). Restore it from a copy.") from error
         if record.get("format") != FORMAT:
-            raise ConfigError(f"{root}: has format {record.get('format')}, this program reads {FORMAT}. Install its version.")
+            raise ConfigError(
+                f"{root}: has format {record.get('format')}, this program reads {FORMAT}. Install its version."
+            )
         return Dataset(storage, record["name"], record["shard_size"])
 
     # -- the index
@@ -76,7 +94,9 @@ class Dataset:
         found = sorted(int(key[-14:-8]) for key in names if key.endswith(".parquet"))
         if found != list(range(len(found))):
             gap = next(k for k in range(len(found)) if k not in found)
-            raise DamageError(f"{self.storage.url}/index: shard {gap} is missing. Restore it, or ingest again elsewhere.")
+            raise DamageError(
+                f"{self.storage.url}/index: shard {gap} is missing. Restore it, or ingest again elsewhere."
+            )
         return found
 
     def index_key(self, k: int) -> str:
@@ -89,7 +109,9 @@ class Dataset:
         except FileNotFoundError:
             raise ConfigError(f"{self.storage.url}: has no index shard {k}. Run `manymodal ingest`.") from None
         if not table.schema.equals(INDEX_SCHEMA):
-            raise DamageError(f"{self.storage.url}/{self.index_key(k)}: is no index shard (columns {table.schema.names})")
+            raise DamageError(
+                f"{self.storage.url}/{self.index_key(k)}: is no index shard (columns {table.schema.names})"
+            )
         return tuple(IndexRow(**row) for row in table.to_pylist())
 
     def publish_index(self, k: int, rows: Sequence[IndexRow]) -> bool:
@@ -178,7 +200,9 @@ class Dataset:
             return None
 
     def commits(self, modality: str, recipe: str) -> dict[int, Commit]:
-        """Every commit of a recipe whose data file is there with the committed length; the others do not count as committed."""
+        """Every commit of a recipe whose data file is there with the committed length; the others do not count as
+        committed.
+        """
         folder = folder_of(modality, recipe)
         lengths = self.storage.list(folder)
         found: dict[int, Commit] = {}
@@ -209,7 +233,10 @@ class Dataset:
         path = self.storage.local(key)
         if (key, sha256) not in self._trusted:
             if file_sha256(path) != sha256:
-                raise DamageError(f"{self.storage.url}/{key}: its bytes do not have the committed sha256. Run `manymodal label` after deleting it.")
+                raise DamageError(
+                    f"{self.storage.url}/{key}: its bytes do not have the committed sha256. "
+                    "Delete it and run `manymodal label`."
+                )
             self._trusted.add((key, sha256))
         return path
 
@@ -217,11 +244,15 @@ class Dataset:
         """A committed shard's local file, digest checked, and its commit. DamageError where there is no sound one."""
         commit = self.commit_of(modality, recipe, k)
         if commit is None:
-            raise DamageError(f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. Run `manymodal label`.")
+            raise DamageError(
+                f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. Run `manymodal label`."
+            )
         try:
             return self._trusted_local(data_key(commit), commit.sha256), commit
         except FileNotFoundError:
-            raise DamageError(f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. Run `manymodal label`.") from None
+            raise DamageError(
+                f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. Run `manymodal label`."
+            ) from None
 
     def labels(self, modality: Modality, k: int, recipe: str | None = None) -> list[Label | Null]:
         """The labels of a shard in index order, of the given recipe or the manifest's."""

@@ -14,7 +14,8 @@ from labelers.core.registry import all_labelers
 from labelers.core.weights import default_cache, parse
 
 LIBRARIES = (
-    "ray", "torch", "transformers", "segment-anything", "opencv-python-headless", "pyarrow", "webdataset", "boto3", "ai-edge-litert",
+    "ray", "torch", "transformers", "segment-anything", "opencv-python-headless", "pyarrow", "webdataset", "boto3",
+    "ai-edge-litert",
 )  # fmt: skip
 FREE_GB, MEMORY_GB = 5, 4
 

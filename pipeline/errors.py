@@ -1,4 +1,6 @@
-"""Errors a user sees: one sentence that says what, where, which value and what to do, and the exit code that goes with it."""
+"""Errors a user sees: one sentence that says what, where, which value and what to do, and the exit code that goes with
+it.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Labels one shard with one labeler: read, batch, check, write, commit. Runs inside a worker; idempotent.
 
-What is wrong with one sample costs that sample: a batch that raises is split until the sample that raises is alone, and becomes
-a null with the reason. A labeler that fails on every sample of a shard is broken, and the shard is refused, not nulled.
+What is wrong with one sample costs that sample: a batch that raises is split until the sample that raises is alone, and
+becomes a null with the reason. A labeler that fails on every sample of a shard is broken, and the shard is refused, not
+nulled.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class MakeLabelWorker:
 
 
 def label_shard(ds: Dataset, labeler: Labeler, target: Target, k: int, attempt: int = 1) -> tuple[Commit, ...]:
-    """Make and commit every output of the target for shard k; returns the commits in force. Outputs already current are left."""
+    """Make and commit every output of the target for shard k; returns the commits in force. Outputs already current are
+    left.
+    """
     start = time.monotonic()
     due = look(ds, Step(target.labeler, target.reads, target.outputs), k)
     commits = dict(due.current)
@@ -62,7 +65,9 @@ def label_shard(ds: Dataset, labeler: Labeler, target: Target, k: int, attempt: 
 
 
 def label_samples(labeler: Labeler, samples: Sequence[Sample], batch: int) -> list[Labels]:
-    """One dict of checked labels a sample, in order. Raises Incomplete where the labeler fails on every one of several samples."""
+    """One dict of checked labels a sample, in order. Raises Incomplete where the labeler fails on every one of several
+    samples.
+    """
     rows: list[Labels] = []
     for i in range(0, len(samples), batch):
         rows += _label_batch(labeler, samples[i : i + batch])

@@ -45,8 +45,8 @@ def inputs_of(step: Step, shard: int, committed: Mapping[Ref, Mapping[int, Commi
 def plan(steps: Sequence[Step], shards: Sequence[int], committed: Mapping[Ref, Mapping[int, Commit]]) -> list[Item]:
     """Items in an order that can be run: shard by shard within a step, steps in the order given (reads before readers).
 
-    An output is missing where it has no commit, stale where its commit was made from other bytes than are committed now, or
-    where something it reads is itself about to be redone.
+    An output is missing where it has no commit, stale where its commit was made from other bytes than are committed
+    now, or where something it reads is itself about to be redone.
     """
     items: list[Item] = []
     redone: dict[tuple[Ref, int], tuple[str, int]] = {}

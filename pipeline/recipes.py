@@ -25,7 +25,8 @@ RGB_RECIPE: dict[str, Any] = {
 class Target:
     """One labeler as a run uses it: how to build it again in another process, what it reads, what it writes.
 
-    files: weight slot -> sha256 in the data set's `_weights`. reads, outputs: (modality, recipe) pairs. batch: images a call.
+    files: weight slot -> sha256 in the data set's `_weights`. reads, outputs: (modality, recipe) pairs. batch: images a
+    call.
     """
 
     labeler: str
@@ -37,7 +38,9 @@ class Target:
 
     def build(self, ds: Dataset) -> Labeler:
         """The labeler, its weights found by digest, its networks loaded."""
-        labeler = make_labeler(self.labeler, self.params, {slot: ds.weights_path(sha) for slot, sha in self.files.items()})
+        labeler = make_labeler(
+            self.labeler, self.params, {slot: ds.weights_path(sha) for slot, sha in self.files.items()}
+        )
         labeler.setup()
         return labeler
 
@@ -67,7 +70,9 @@ def recipe_of(
     }
 
 
-def desired(config: Config, only: Sequence[str] = ()) -> tuple[list[tuple[Target, list[dict[str, Any]]]], dict[str, Path]]:
+def desired(
+    config: Config, only: Sequence[str] = ()
+) -> tuple[list[tuple[Target, list[dict[str, Any]]]], dict[str, Path]]:
     """What the configuration asks for: targets in graph order, each with its recipes, and weight files by sha256.
 
     Weights are resolved here, once, by the driver. only: modalities to keep (with what they read); all where empty.

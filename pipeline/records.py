@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections.abc import Mapping
@@ -31,8 +32,9 @@ class IndexRow:
 class Commit:
     """The record that makes one shard of one recipe exist.
 
-    file: name of the data file beside `_commits`. count: rows. bytes, sha256: of the file. inputs: modality -> sha256 of the shard
-    it was computed from. nulls: id -> reason. seconds: time of labelling. attempt: which try made it, from 1. host: where.
+    file: name of the data file beside `_commits`. count: rows. bytes, sha256: of the file. inputs: modality -> sha256
+    of the shard it was computed from. nulls: id -> reason. seconds: time of labelling. attempt: which try made it, from
+    1. host: where.
     """
 
     modality: str
@@ -47,11 +49,11 @@ class Commit:
     seconds: float = 0.0
     attempt: int = 1
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> builtins.bytes:
         return canonical_json(asdict(self))
 
     @staticmethod
-    def from_json(data: bytes) -> Commit:
+    def from_json(data: builtins.bytes) -> Commit:
         """Raises ValueError for anything but a whole commit record."""
         try:
             return Commit(**json.loads(data))
@@ -61,7 +63,9 @@ class Commit:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which recipe of each modality is current, and which fitted tokenizer each token modality uses. Highest version wins."""
+    """Which recipe of each modality is current, and which fitted tokenizer each token modality uses. Highest version
+    wins.
+    """
 
     version: int = 0
     modalities: Mapping[str, str] = field(default_factory=dict)

@@ -22,7 +22,9 @@ Progress = Callable[[str, int, int, str], None]  # (step, done, total, note)
 
 @dataclass
 class Report:
-    """What a run did. todo, done, failed: shards. nulls: labels that are explicit nulls. rows: per step, for the summary table."""
+    """What a run did. todo, done, failed: shards. nulls: labels that are explicit nulls. rows: per step, for the
+    summary table.
+    """
 
     command: str
     executor: str = ""
@@ -40,7 +42,11 @@ class RunLog:
 
     def __init__(self, ds: Dataset, command: str, config: Config) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.ds, self.prefix, self.events = ds, f"_runs/{stamp}_{command}_{uuid.uuid4().hex[:6]}", list[dict[str, Any]]()
+        self.ds, self.prefix, self.events = (
+            ds,
+            f"_runs/{stamp}_{command}_{uuid.uuid4().hex[:6]}",
+            list[dict[str, Any]](),
+        )
         ds.storage.put_if_absent(f"{self.prefix}/config.json", canonical_json(config.model_dump(mode="json")))
 
     def event(self, **values: Any) -> None:
@@ -80,7 +86,9 @@ def make_plan(ds: Dataset, steps: Sequence[Step]) -> list[Item]:
 
 
 def choose_executor(name: str, items: Sequence[Item], notes: list[str]) -> Executor:
-    """The executor of that name; `ray` falls back to `local`, with a note, where Ray cannot start, and is not started for nothing."""
+    """The executor of that name; `ray` falls back to `local`, with a note, where Ray cannot start, and is not started
+    for nothing.
+    """
     if name == "local" or not items:
         return LocalExecutor()
     try:
@@ -99,7 +107,10 @@ def execute(
     items = make_plan(ds, steps)
     report = Report(command, todo=len(items))
     totals = {step.name: sum(item.step == step.name for item in items) for step in steps}
-    report.steps = {name: {"todo": n, "done": 0, "failed": 0, "samples": 0, "nulls": 0, "seconds": 0.0} for name, n in totals.items()}
+    report.steps = {
+        name: {"todo": n, "done": 0, "failed": 0, "samples": 0, "nulls": 0, "seconds": 0.0}
+        for name, n in totals.items()
+    }
     if not items:
         report.executor = "none"
         return report

@@ -1,4 +1,6 @@
-"""What every worker does around its own computation: find what is due on a shard, and replace it through the commit protocol."""
+"""What every worker does around its own computation: find what is due on a shard, and replace it through the commit
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def look(ds: Dataset, step: Step, k: int) -> Due:
     held = {ref: {k: commit} for ref in refs if (commit := ds.sound_commit(*ref, k)) is not None}
     inputs = inputs_of(step, k, held)
     if inputs is None:
-        raise Incomplete(f"{step.name}: shard {k} of something it reads is not committed. Run the command before this one.")
+        raise Incomplete(
+            f"{step.name}: shard {k} of something it reads is not committed. Run the command before this one."
+        )
     current = {ref: held[ref][k] for ref in step.outputs if ref in held and dict(held[ref][k].inputs) == inputs}
     return Due(inputs, tuple(ref for ref in step.outputs if ref not in current), current)
 

@@ -1,8 +1,9 @@
-"""Label shards: image-like labels as WebDataset tars, vectors and structures as Parquet; written and read in index order.
+"""Label shards: image-like labels as WebDataset tars, vectors and structures as Parquet; written and read in index
+order.
 
-Both are read by plain webdataset and plain pyarrow. Equal labels give equal bytes (fixed times, owners, order and options).
-The fingerprints of the shards a label was computed from travel inside the file, so that a file says what it was made from
-even before it has a commit.
+Both are read by plain webdataset and plain pyarrow. Equal labels give equal bytes (fixed times, owners, order and
+options). The fingerprints of the shards a label was computed from travel inside the file, so that a file says what it
+was made from even before it has a commit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def _header(modality: str, inputs: Mapping[str, str]) -> bytes:
     return json.dumps({"modality": modality, "inputs": dict(inputs)}, sort_keys=True).encode()
 
 
-def write_tar(path: Path, modality: str, samples: Iterable[tuple[str, Mapping[str, bytes]]], inputs: Mapping[str, str]) -> None:
+def write_tar(
+    path: Path, modality: str, samples: Iterable[tuple[str, Mapping[str, bytes]]], inputs: Mapping[str, str]
+) -> None:
     """Write (id, {extension: bytes}) samples as a WebDataset tar with fixed times, owners and modes."""
     from webdataset import TarWriter
 
@@ -86,7 +89,9 @@ def _require_end(path: Path, end: int) -> None:
 def write_labels(
     path: Path, modality: Modality, ids: Sequence[str], labels: Sequence[Label | Null], inputs: Mapping[str, str]
 ) -> None:
-    """Write one label or Null an id, in order, in the modality's container. LabelError where a label breaks its promise."""
+    """Write one label or Null an id, in order, in the modality's container. LabelError where a label breaks its
+    promise.
+    """
     if len(ids) != len(labels):
         raise ValueError(f"{modality.name}: {len(labels)} labels for {len(ids)} ids")
     for label in labels:
@@ -105,7 +110,9 @@ def write_labels(
         [("id", pa.string()), ("value", modality.arrow), ("null_reason", pa.string())],
         metadata={"manymodal": _header(modality.name, inputs)},
     )
-    table = pa.table({"id": list(ids), "value": pa.array(values, modality.arrow), "null_reason": reasons}, schema=schema)
+    table = pa.table(
+        {"id": list(ids), "value": pa.array(values, modality.arrow), "null_reason": reasons}, schema=schema
+    )
     write_parquet(path, table)
 
 

@@ -1,4 +1,6 @@
-"""What a data set holds: samples, shards, and for each modality its recipe, backend, weights and what is committed, missing, stale."""
+"""What a data set holds: samples, shards, and for each modality its recipe, backend, weights and what is committed,
+missing, stale.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from pipeline.plan import Step, inputs_of
 def status(ds: Dataset) -> dict[str, Any]:
     """One JSON-ready object. Counts are shards; `nulls` counts labels. damage: sentences, empty where all is sound.
 
-    `missing`: index shards without a sound commit. `stale`: commits made from other bytes than are committed now. `stored` is
-    False for modalities that are computed when they are tokenized, and have no label shards.
+    `missing`: index shards without a sound commit. `stale`: commits made from other bytes than are committed now.
+    `stored` is False for modalities that are computed when they are tokenized, and have no label shards.
     """
     shards, manifest = ds.shards(), ds.manifest()
     held = {(name, recipe): ds.commits(name, recipe) for name, recipe in manifest.modalities.items()}
@@ -23,7 +25,9 @@ def status(ds: Dataset) -> dict[str, Any]:
         reads = tuple(recipe["reads"].items())
         stale = 0
         for k, commit in commits.items():
-            inputs = inputs_of(Step(name, reads, ()), k, {**held, **{ref: ds.commits(*ref) for ref in reads if ref not in held}})
+            inputs = inputs_of(
+                Step(name, reads, ()), k, {**held, **{ref: ds.commits(*ref) for ref in reads if ref not in held}}
+            )
             stale += inputs is not None and name != "rgb" and dict(commit.inputs) != inputs
         damage += ds.damaged(name, recipe_id)
         modalities[name] = {

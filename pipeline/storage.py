@@ -1,7 +1,8 @@
 """Storage behind one small interface: a local folder today, an object store behind the same ten methods later.
 
-Keys are relative POSIX paths ("rgb/shard-000000.tar"). Nothing is ever modified in place: a key is published whole, and never over
-another (`publish` and `put_if_absent` do not clobber), which is all that the commit protocol asks of a storage.
+Keys are relative POSIX paths ("rgb/shard-000000.tar"). Nothing is ever modified in place: a key is published whole, and
+never over another (`publish` and `put_if_absent` do not clobber), which is all that the commit protocol asks of a
+storage.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pipeline.errors import ConfigError, StorageError
 
 
 class Storage(Protocol):
-    """What the engine needs of a storage. Keys as in the module docstring; all methods raise StorageError when it fails."""
+    """What the engine needs of a storage. Keys as in the module docstring; all methods raise StorageError when it
+    fails.
+    """
 
     url: str
 
@@ -31,7 +34,9 @@ class Storage(Protocol):
         """Length in bytes. FileNotFoundError if absent."""
 
     def list(self, prefix: str) -> dict[str, int]:
-        """Keys directly in the folder `prefix`, sorted, with lengths in bytes; folders end in '/', length 0. Empty if absent."""
+        """Keys directly in the folder `prefix`, sorted, with lengths in bytes; folders end in '/', length 0. Empty if
+        absent.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; absent is success."""
@@ -105,7 +110,9 @@ class LocalStorage:
             try:
                 with os.scandir(folder) as entries:
                     base = prefix.rstrip("/") + "/" if prefix else ""
-                    found = [(base + e.name + "/", 0) if e.is_dir() else (base + e.name, e.stat().st_size) for e in entries]
+                    found = [
+                        (base + e.name + "/", 0) if e.is_dir() else (base + e.name, e.stat().st_size) for e in entries
+                    ]
                     return dict(sorted(found))
             except (FileNotFoundError, NotADirectoryError):
                 return {}

@@ -1,4 +1,6 @@
-"""The commented configuration `manymodal init` writes: every labeler with its parameters, weights and licences, switched on."""
+"""The commented configuration `manymodal init` writes: every labeler with its parameters, weights and licences,
+switched on.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def config_template() -> str:
 def _labeler_lines(cls: type[Labeler]) -> str:
     """One labeler's section; its comment says what makes it, and under which licences."""
     licence = cls.licence
-    terms = f"code {licence.code}, weights {licence.weights}" + ("" if licence.commercial else ", NOT for commercial use")
+    terms = f"code {licence.code}, weights {licence.weights}" + (
+        "" if licence.commercial else ", NOT for commercial use"
+    )
     makes = ", ".join(m.name + ("" if m.stored else " (not stored unless store: true)") for m in cls.produces)
     lines = [f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms}", "    enabled: true"]
     params = cls.Params().model_dump(mode="json")

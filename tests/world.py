@@ -61,7 +61,13 @@ class FakeBase(Labeler):
     Params: ClassVar[type[Params]] = FakeParams
 
     def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
-        return [{"fake_vector": expected("fake_vector", s.id, self.params.salt), "fake_map": expected("fake_map", s.id, self.params.salt)} for s in samples]
+        return [
+            {
+                "fake_vector": expected("fake_vector", s.id, self.params.salt),
+                "fake_map": expected("fake_map", s.id, self.params.salt),
+            }
+            for s in samples
+        ]
 
 
 class FakeSum(Labeler):
@@ -127,8 +133,9 @@ def snapshot(root: Path) -> dict[str, tuple[str, int]]:
 def assert_world(root: Path, ids: Sequence[str], config: Config, salt: str = "a") -> None:
     """The oracle of every fault test.
 
-    Committed ids == index ids, each once a modality, same order everywhere; payload == f(id, modality, version); count, bytes and
-    sha256 of every commit true; every null has a reason; no visible file without a commit; a second run writes nothing.
+    Committed ids == index ids, each once a modality, same order everywhere; payload == f(id, modality, version); count,
+    bytes and sha256 of every commit true; every null has a reason; no visible file without a commit; a second run
+    writes nothing.
     """
     ds = Dataset.open(str(root))
     index = [i for k in ds.shards() for i in ds.ids(k)]
@@ -140,7 +147,9 @@ def assert_world(root: Path, ids: Sequence[str], config: Config, salt: str = "a"
         assert sorted(commits) == ds.shards(), f"{name}: not every shard is committed"
         for k, commit in commits.items():
             path = ds.storage.local(data_key(commit))
-            assert path.stat().st_size == commit.bytes and file_sha256(path) == commit.sha256, f"{path}: not as committed"
+            assert path.stat().st_size == commit.bytes and file_sha256(path) == commit.sha256, (
+                f"{path}: not as committed"
+            )
             assert commit.count == len(ds.ids(k))
             assert all(commit.nulls.values()), f"{name} shard {k}: a null without a reason"
         visible = {p.name for p in (root / data_key(commits[0])).parent.iterdir() if p.is_file()} if commits else set()

@@ -1,8 +1,9 @@
-"""A codebook learned by moving averages, for image patches (cosine, one head) and vectors (Euclidean, one head a token).
+"""A codebook learned by moving averages, for image patches (cosine, one head) and vectors (Euclidean, one head a
+token).
 
-vector_quantize_pytorch.VectorQuantize has the same mathematics, but builds one-hot matrices of latents x codes several times
-a step: 0.063 s against 0.018 s for 1,568 latents and 4,096 codes on two cores, and gigabytes at 16,384 codes. Its FSQ is used
-as it is (see vit_vq).
+vector_quantize_pytorch.VectorQuantize has the same mathematics, but builds one-hot matrices of latents x codes several
+times a step: 0.063 s against 0.018 s for 1,568 latents and 4,096 codes on two cores, and gigabytes at 16,384 codes. Its
+FSQ is used as it is (see vit_vq).
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Codebook(nn.Module):
             self.total[head, code] = 4 * floor * z[row, head]
 
 
-# Level counts whose product is near the vocabulary asked for (Mentzer et al. 2023, "Finite Scalar Quantization", table 1).
+# Level counts whose product is near the vocabulary asked for (Mentzer et al. 2023, "Finite Scalar Quantization", table
+# 1).
 FSQ_LEVELS: dict[int, tuple[int, ...]] = {
     256: (8, 6, 5),
     512: (8, 8, 8),

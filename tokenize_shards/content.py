@@ -1,4 +1,6 @@
-"""What a ViT-VQ tokenizer looks at: how each content becomes a tensor and back, what is minimised, and the held-out figure."""
+"""What a ViT-VQ tokenizer looks at: how each content becomes a tensor and back, what is minimised, and the held-out
+figure.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ _EDGE_THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 class Content(ABC):
     """Labels of one encoding (n, ...) <-> float32 tensors (n, channels, H, W) of about unit scale.
 
-    flips: may a mirrored or shifted label be trained on? settings: numbers learned from the training data, kept in the file.
+    flips: may a mirrored or shifted label be trained on? settings: numbers learned from the training data, kept in the
+    file.
     """
 
     flips = True
@@ -72,8 +75,9 @@ class Pixels(Content):
 
 
 class Edges(Content):
-    """uint8 {0, 255} (n, H, W). Squared error estimates how likely a pixel is an edge; the threshold that makes edges of it
-    is the one with the best F1 on training maps. Figure: f1 of edge pixels, 1 pixel of tolerance, 0..1."""
+    """uint8 {0, 255} (n, H, W). Squared error estimates how likely a pixel is an edge; the threshold that makes edges
+    of it is the one with the best F1 on training maps. Figure: f1 of edge pixels, 1 pixel of tolerance, 0..1.
+    """
 
     channels = 1
 

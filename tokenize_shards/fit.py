@@ -1,7 +1,8 @@
 """The `fit` command's work: tokenizers fitted on the data set's own labels, kept by digest, named by the manifest.
 
-Fitting looks at views of its own (another seed than the token shards) of photos that are not held out; the held-out figures in
-each report come from held-out photos. Given up here: streaming; the views of a fit are held in memory, a few hundred of them.
+Fitting looks at views of its own (another seed than the token shards) of photos that are not held out; the held-out
+figures in each report come from held-out photos. Given up here: streaming; the views of a fit are held in memory, a few
+hundred of them.
 """
 
 from __future__ import annotations
@@ -75,10 +76,13 @@ class Gatherer:
         return data
 
 
-def fit_all(ds: Dataset, config: Config, only: Sequence[str], again: bool, progress: Progress) -> dict[str, dict[str, Any]]:
+def fit_all(
+    ds: Dataset, config: Config, only: Sequence[str], again: bool, progress: Progress
+) -> dict[str, dict[str, Any]]:
     """Fit the wanted tokenizers that the manifest lacks (all of them with `again`); token modality -> report.
 
-    A tokenizer whose modality has nothing to learn from is left out, with a note in its report, unless it was asked for.
+    A tokenizer whose modality has nothing to learn from is left out, with a note in its report, unless it was asked
+    for.
     """
     have = {} if again else ds.manifest().tokenizers
     wanted = [spec for spec in wanted_specs(ds, config, only) if spec.name not in have]
@@ -131,7 +135,9 @@ def _fit_one(
 def _vit_config(spec: TokenSpec) -> ViTVQConfig:
     kind = all_modalities()[spec.modality].kind if spec.modality != "rgb" else "map"
     if kind == "features":  # one token a cell of the feature map
-        return ViTVQConfig(spec.modality, "features", spec.size // spec.patch, spec.channels, 1, spec.vocab or 0, **spec.params)
+        return ViTVQConfig(
+            spec.modality, "features", spec.size // spec.patch, spec.channels, 1, spec.vocab or 0, **spec.params
+        )
     content = "edges" if spec.modality in EDGE_MAPS else "pixels"
     return ViTVQConfig(spec.modality, content, spec.size, spec.channels, spec.patch, spec.vocab or 0, **spec.params)  # type: ignore[arg-type]
 
@@ -143,7 +149,9 @@ def _pq_config(spec: TokenSpec) -> MLPPQConfig:
 def _fit_sequence(
     spec: TokenSpec, data: FitData, words: WordPiece, config: Config, budget: dict[str, Any], tick: Callable[..., None]
 ) -> tuple[Tokenizer, FitReport]:
-    """The sequence tokenizer of a modality; for poses the codec of body poses is fitted first, and its figures are reported."""
+    """The sequence tokenizer of a modality; for poses the codec of body poses is fitted first, and its figures are
+    reported.
+    """
     if not data.train:
         raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
     limit = spec.max_tokens or 0
@@ -170,7 +178,9 @@ def _bodies(cuts: Sequence[Cut]) -> np.ndarray:
 
 
 def text_vocabulary(ds: Dataset, gatherer: Gatherer) -> WordPiece:
-    """The text vocabulary of the data set: the one its tokenizers use already, else fitted on captions that may be learned from."""
+    """The text vocabulary of the data set: the one its tokenizers use already, else fitted on captions that may be
+    learned from.
+    """
     for sha256 in ds.manifest().tokenizers.values():
         from tokenize_shards.tokenizer import load_tokenizer, read_file
 

@@ -1,4 +1,6 @@
-"""The loop that fits a tokenizer: a budget in seconds or steps, AdamW, cosine learning rate, guards, and the report's numbers."""
+"""The loop that fits a tokenizer: a budget in seconds or steps, AdamW, cosine learning rate, guards, and the report's
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -114,8 +116,8 @@ def optimise(
 ) -> tuple[int, list[tuple[int, float]]]:
     """Minimise loss_of(batch) over the parameters of module until the budget ends: (steps done, loss curve).
 
-    bf16 autocast on CUDA only. A step with a non-finite loss or gradient is left out; ten in a row raise FitError naming
-    `what`. At least one step is done.
+    bf16 autocast on CUDA only. A step with a non-finite loss or gradient is left out; ten in a row raise FitError
+    naming `what`. At least one step is done.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]

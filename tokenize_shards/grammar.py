@@ -1,17 +1,18 @@
 """How structures become text tokens and back: the sequence grammars of 4M-21, one pair of functions a modality.
 
-Encoders take a label and a view, and give ids without [SOS] and [EOS]. Decoders take whatever a model wrote, keep what is valid,
-drop the rest, and never raise. Coordinates are whole numbers 0..999 of the view.
+Encoders take a label and a view, and give ids without [SOS] and [EOS]. Decoders take whatever a model wrote, keep what
+is valid, drop the rest, and never raise. Coordinates are whole numbers 0..999 of the view.
 
-    color_palette  v1=n, then v0=r v0=g v0=b a colour, raw 0..255; n comes from a hash of (id, seed, view)
-    metadata       v1=field v0=value a pair, in field order; the trainer shuffles pairs
-    det            v0=xmin v1=ymin v2=xmax v3=ymax class a box, sorted by the distance of (xmin, ymin) to the origin
-    human_poses    human v0 v1 v2 v3 pose code x 8 a person (a code below 512 as v0=code, else v1=code-512), sorted likewise; or none
+color_palette  v1=n, then v0=r v0=g v0=b a colour, raw 0..255; n comes from a hash of (id, seed, view) metadata
+v1=field v0=value a pair, in field order; the trainer shuffles pairs det            v0=xmin v1=ymin v2=xmax v3=ymax
+class a box, sorted by the distance of (xmin, ymin) to the origin human_poses    human v0 v1 v2 v3 pose code x 8 a
+person (a code below 512 as v0=code, else v1=code-512), sorted likewise; or none
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,19 @@ def decode_palette(ids: Sequence[int]) -> list[NDArray[np.uint8]] | Null:
 def encode_metadata(label: Mapping[str, Any]) -> list[int]:
     """A pair for each field that has a value."""
     pairs = [(f, label["values"].get(f.name)) for f in FIELDS]
-    return [i for f, value in pairs if value is not None for i in (coordinate(1, f.id), coordinate(0, encode_field(f, value)))]
+    return [
+        i
+        for f, value in pairs
+        if value is not None
+        for i in (coordinate(1, f.id), coordinate(0, encode_field(f, value)))
+    ]
 
 
 def decode_metadata(ids: Sequence[int]) -> dict[str, Any]:
     """Values by name, each the middle of its bin; of a field written twice the first counts."""
     cells = [split_coordinate(token) for token in ids]
     values: dict[str, float | None] = {f.name: None for f in FIELDS}
-    for first, second in zip(cells, cells[1:], strict=False):
+    for first, second in pairwise(cells):
         if first is not None and second is not None and first[0] == 1 and second[0] == 0 and first[1] in BY_ID:
             field = BY_ID[first[1]]
             if values[field.name] is None:
@@ -120,9 +126,15 @@ def cut_people(people: Sequence[Mapping[str, Any]], view: View, side: float = 1.
 
 
 def encode_people(
-    people: Sequence[Mapping[str, Any]], view: View, limit: int, words: WordPiece, pose_codes: Callable[[NDArray[np.float32]], Codes]
+    people: Sequence[Mapping[str, Any]],
+    view: View,
+    limit: int,
+    words: WordPiece,
+    pose_codes: Callable[[NDArray[np.float32]], Codes],
 ) -> list[int]:
-    """People of a label: `none`, or 14 tokens each, as many as fit in `limit`, the largest kept, nearest to the origin first."""
+    """People of a label: `none`, or 14 tokens each, as many as fit in `limit`, the largest kept, nearest to the origin
+    first.
+    """
     cut = cut_people(people, view)[: limit // (2 + 4 + POSE_CODES)]
     if not cut:
         return [words.keyword("none")]
@@ -138,19 +150,29 @@ def encode_people(
 def decode_people(
     ids: Sequence[int], side: float, words: WordPiece, poses: Callable[[NDArray[np.integer[Any]]], NDArray[np.float32]]
 ) -> list[dict[str, Any]]:
-    """People in a picture of `side` pixels. The landmarks in the picture are not in the tokens: the 3-D skeleton, seen from the
-    front, is fitted into the box, which is right up to perspective."""
+    """People in a picture of `side` pixels. The landmarks in the picture are not in the tokens: the 3-D skeleton, seen
+    from the front, is fitted into the box, which is right up to perspective.
+    """
     human, pose = words.keyword("human"), words.keyword("pose")
     found = []
     for at in [i for i, token in enumerate(ids) if token == human]:
         box = _read_box(ids[at + 1 : at + 5])
         cells = [split_coordinate(token) for token in ids[at + 6 : at + 6 + POSE_CODES]]
-        whole = len(cells) == POSE_CODES and all(cell is not None and cell[0] in (0, 1) and cell[1] < SPLIT for cell in cells)
+        whole = len(cells) == POSE_CODES and all(
+            cell is not None and cell[0] in (0, 1) and cell[1] < SPLIT for cell in cells
+        )
         if box is None or not whole or ids[at + 5] != pose:
             continue
         codes = np.array([[cell[1] + SPLIT * cell[0] for cell in cells if cell is not None]], np.uint16)
         body = poses(codes).reshape(-1, 3)
-        found.append({"box": box * np.float32(side), "score": 1.0, "keypoints": _into_box(body, box * side), "keypoints_3d": body})
+        found.append(
+            {
+                "box": box * np.float32(side),
+                "score": 1.0,
+                "keypoints": _into_box(body, box * side),
+                "keypoints_3d": body,
+            }
+        )
     return found
 
 

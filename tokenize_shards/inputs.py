@@ -1,7 +1,7 @@
 """What tokenizers look at: the labels of a shard, cut by the views. Fitting and encoding go through here alike.
 
-Labels made on the whole image (maps, boxes, keypoints) are cut by the view; network features are computed on the view itself,
-by running their labeler on the cut pixels, once for all the modalities it makes.
+Labels made on the whole image (maps, boxes, keypoints) are cut by the view; network features are computed on the view
+itself, by running their labeler on the cut pixels, once for all the modalities it makes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ VIEW_BATCH = 32
 class ShardViews:
     """One shard under views number `numbers` of a seed; decodes and reads each thing at most once.
 
-    rows: positions in the shard to look at (all where None). Results are one list a row, with one entry a view, or a Null for the row.
+    rows: positions in the shard to look at (all where None). Results are one list a row, with one entry a view, or a
+    Null for the row.
     """
 
-    def __init__(self, ds: Dataset, k: int, numbers: Sequence[int], seed: int, rows: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, ds: Dataset, k: int, numbers: Sequence[int], seed: int, rows: Sequence[int] | None = None
+    ) -> None:
         self.ds, self.k, self.numbers, self.seed = ds, k, list(numbers), seed
         index = ds.index(k)
         self.rows = list(range(len(index))) if rows is None else list(rows)
         self.ids = [index[i].id for i in self.rows]
-        self.views = [[view_of(index[i].id, seed, v, index[i].width, index[i].height) for v in self.numbers] for i in self.rows]
+        self.views = [
+            [view_of(index[i].id, seed, v, index[i].width, index[i].height) for v in self.numbers] for i in self.rows
+        ]
         self._samples: list[Sample] | None = None
 
     def samples(self) -> list[Sample]:
@@ -49,14 +54,22 @@ class ShardViews:
         """The inputs of one tokenizer whose modality is stored."""
         modality = all_modalities().get(spec.modality)
         if spec.modality == "rgb":
-            return [[cut_image(s.image, v, spec.size) for v in views] for s, views in zip(self.samples(), self.views, strict=True)]
+            return [
+                [cut_image(s.image, v, spec.size) for v in views]
+                for s, views in zip(self.samples(), self.views, strict=True)
+            ]
         assert modality is not None, spec.modality
         found: list[list[Cut] | Null] = []
         for row, (label, views) in enumerate(zip(self.labels(modality, recipe), self.views, strict=True)):
             if isinstance(label, Null):
                 found.append(label)
             else:
-                found.append([self._cut(spec, modality, label, row, v, view) for v, view in zip(self.numbers, views, strict=True)])
+                found.append(
+                    [
+                        self._cut(spec, modality, label, row, v, view)
+                        for v, view in zip(self.numbers, views, strict=True)
+                    ]
+                )
         return found
 
     def _cut(self, spec: TokenSpec, modality: Modality, label: Label, row: int, number: int, view: View) -> Cut:
@@ -78,6 +91,9 @@ class ShardViews:
             labels += labeler.label(cut[i : i + VIEW_BATCH])
         found: dict[str, list[list[Cut] | Null]] = {}
         for spec in specs:
-            rows = [[label[spec.modality] for label in labels[i : i + len(self.numbers)]] for i in range(0, len(labels), len(self.numbers))]
+            rows = [
+                [label[spec.modality] for label in labels[i : i + len(self.numbers)]]
+                for i in range(0, len(labels), len(self.numbers))
+            ]
             found[spec.name] = [next((v for v in row if isinstance(v, Null)), row) for row in rows]
         return found

@@ -1,9 +1,9 @@
 """MLP with a product quantiser: one vector to a fixed number of tokens, each from a codebook of its own, and back.
 
-Used for global embeddings (cosine loss) and for body poses (squared error on landmarks in metres). As in vit_vq, the network is
-residual around a linear path that starts as principal components, dealt out to the heads in turn, and codebooks start as
-k-means: unfitted it is a product quantiser, and fitting improves it. Given up: the straight-through Gumbel softmax of 4M-21;
-nearest codes with moving averages need no temperature and work with a few dozen vectors.
+Used for global embeddings (cosine loss) and for body poses (squared error on landmarks in metres). As in vit_vq, the
+network is residual around a linear path that starts as principal components, dealt out to the heads in turn, and
+codebooks start as k-means: unfitted it is a product quantiser, and fitting improves it. Given up: the straight-through
+Gumbel softmax of 4M-21; nearest codes with moving averages need no temperature and work with a few dozen vectors.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ JITTER = 0.02  # noise on training vectors, in their standard deviations; few ve
 
 @dataclass(frozen=True)
 class MLPPQConfig:
-    """modality: its name, for messages. content: "embedding" (any direction matters, not the length) or "landmarks" (points x 3,
-    metres). dim: numbers in a vector. heads: tokens. codes: entries of each head's codebook. latent: numbers a head compares.
-    width, depth: of the MLP (4M-21: 1024, 6)."""
+    """modality: its name, for messages. content: "embedding" (any direction matters, not the length) or "landmarks"
+    (points x 3, metres). dim: numbers in a vector. heads: tokens. codes: entries of each head's codebook. latent:
+    numbers a head compares. width, depth: of the MLP (4M-21: 1024, 6).
+    """
 
     modality: str = "dinov2_global"
     content: Literal["embedding", "landmarks"] = "embedding"
@@ -56,7 +57,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.embed, self.head = nn.Linear(inputs, width), nn.Linear(width, outputs)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in range(depth)
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(depth)
         )
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -78,8 +80,14 @@ class Network(nn.Module):
         self.heads, self.latent = config.heads, config.latent
         inner = config.heads * config.latent
         self.register_buffer("scale", torch.ones(()))
-        self.encoder, self.encoder_line = Mlp(config.dim, inner, config.width, config.depth), nn.Linear(config.dim, inner)
-        self.decoder, self.decoder_line = Mlp(inner, config.dim, config.width, config.depth), nn.Linear(inner, config.dim)
+        self.encoder, self.encoder_line = (
+            Mlp(config.dim, inner, config.width, config.depth),
+            nn.Linear(config.dim, inner),
+        )
+        self.decoder, self.decoder_line = (
+            Mlp(inner, config.dim, config.width, config.depth),
+            nn.Linear(inner, config.dim),
+        )
         self.codebook = Codebook(config.heads, config.codes, config.latent, cosine=False)
 
     def latents(self, x: Tensor) -> Tensor:
@@ -202,7 +210,9 @@ class MLPPQ(Tokenizer):
 
     @torch.inference_mode()
     def encode(self, batch: np.ndarray) -> np.ndarray:
-        """Vectors (n, dim) -> uint16 (n, heads). One by one on a CPU, so that a vector's tokens do not depend on its batch."""
+        """Vectors (n, dim) -> uint16 (n, heads). One by one on a CPU, so that a vector's tokens do not depend on its
+        batch.
+        """
         network = self._fitted()
         x = self._tensor(batch) / network.scale if len(batch) else torch.zeros(0, self.spec.dim)
         rows = [network.codebook.index(network.latents(row[None])) for row in x]
@@ -215,7 +225,9 @@ class MLPPQ(Tokenizer):
         if tokens.ndim != 2 or tokens.shape[1] != self.spec.heads:
             raise ValueError(f"{self.spec.modality}: expected tokens (n, {self.spec.heads}), got {tokens.shape}")
         if tokens.size and int(tokens.max()) >= self.vocab:
-            raise ValueError(f"{self.spec.modality}: token {int(tokens.max())} is outside the vocabulary of {self.vocab}")
+            raise ValueError(
+                f"{self.spec.modality}: token {int(tokens.max())} is outside the vocabulary of {self.vocab}"
+            )
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
         return (network.rebuild(network.codebook.lookup(ids)) * network.scale).cpu().numpy()
 

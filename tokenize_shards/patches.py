@@ -1,7 +1,7 @@
 """Patches of images, and the start values of tokenizers: principal components and k-means.
 
-On a budget of a minute, start values matter more than the size of the network: started at random, a tokenizer of 256 tokens
-gives a blurred mosaic; started here, it begins at a k-means codebook of patches and only gets better.
+On a budget of a minute, start values matter more than the size of the network: started at random, a tokenizer of 256
+tokens gives a blurred mosaic; started here, it begins at a k-means codebook of patches and only gets better.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def nearest(x: Tensor, codes: Tensor) -> Tensor:
 def kmeans(x: Tensor, k: int, generator: torch.Generator, iterations: int = 8) -> tuple[Tensor, Tensor]:
     """Lloyd's k-means of the rows of x (n, d): centres (k, d) and how many rows each has (k,).
 
-    Empty clusters restart at random rows. With n <= k rows, the rows themselves are the first n centres and the others are
-    drawn from a normal distribution of the rows' mean and spread (count 0), so that unseen data finds codes that differ.
-    generator: on the CPU.
+    Empty clusters restart at random rows. With n <= k rows, the rows themselves are the first n centres and the others
+    are drawn from a normal distribution of the rows' mean and spread (count 0), so that unseen data finds codes that
+    differ. generator: on the CPU.
     """
     n = len(x)
     order = torch.randperm(n, generator=generator).to(x.device)

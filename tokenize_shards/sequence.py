@@ -1,6 +1,8 @@
-"""The tokenizer of sequences: a grammar, the text vocabulary all sequences share, and for poses the codec of body poses.
+"""The tokenizer of sequences: a grammar, the text vocabulary all sequences share, and for poses the codec of body
+poses.
 
-Everything it needs is in its one file: the word pieces, and the pose codec's weights under names that begin with `pose.`.
+Everything it needs is in its one file: the word pieces, and the pose codec's weights under names that begin with
+`pose.`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class SequenceTokenizer(Tokenizer):
         self, train: Any, heldout: Any, *, seconds: float | None = None, steps: int | None = None, seed: int = 0,
         progress: Progress | None = None,
     ) -> FitReport:  # fmt: skip
-        """Nothing is learned here: the vocabulary and the pose codec are fitted before. Reports the use of the vocabulary."""
+        """Nothing is learned here: the vocabulary and the pose codec are fitted before. Reports the use of the
+        vocabulary.
+        """
         tokens = self.encode([*train, *heldout])
         ids = np.concatenate(tokens) if tokens else np.zeros(0, np.uint16)
         lengths = [len(t) for t in tokens]

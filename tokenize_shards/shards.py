@@ -176,8 +176,8 @@ def _one_batch(path: Path) -> tuple[pa.RecordBatch, pa.Buffer]:
 def open_tokens(path: Path) -> TokenShard:
     """Memory-map a shard; no token is copied or read from the disk yet. DamageError for a file that is not as written.
 
-    Structure is checked here: columns, ids, nulls, widths, offsets. The values are covered by the commit's digest, and by
-    `verify_tokens`.
+    Structure is checked here: columns, ids, nulls, widths, offsets. The values are covered by the commit's digest, and
+    by `verify_tokens`.
     """
     try:
         return _open(path)

@@ -1,4 +1,6 @@
-"""The `tokenize` command's work: committed label shards to committed token shards, by the tokenizers the manifest names."""
+"""The `tokenize` command's work: committed label shards to committed token shards, by the tokenizers the manifest
+names.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ VERSION = 1
 class TokenTarget:
     """Token modalities that are made together because they look at the same thing.
 
-    labeler: what computes their modality on the view; None where labels are stored. tokenizers: token modality -> sha256.
-    recipes: token modality -> recipe id.
+    labeler: what computes their modality on the view; None where labels are stored. tokenizers: token modality ->
+    sha256. recipes: token modality -> recipe id.
     """
 
     name: str
@@ -66,7 +68,9 @@ def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[
 
 
 def grouped(wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
-    """Specs by what they look at: a labeler run on views of one size, or a stored modality each; by a name for the group."""
+    """Specs by what they look at: a labeler run on views of one size, or a stored modality each; by a name for the
+    group.
+    """
     known = all_modalities()
     groups: dict[tuple[str, int], list[TokenSpec]] = {}
     for spec in wanted:
@@ -77,7 +81,9 @@ def grouped(wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
 
 
 def view_labeler(ds: Dataset, members: Sequence[TokenSpec]) -> Target | None:
-    """The labeler, as the manifest's recipe has it, that computes these modalities on the view; None where they are stored."""
+    """The labeler, as the manifest's recipe has it, that computes these modalities on the view; None where they are
+    stored.
+    """
     modality = all_modalities().get(members[0].modality)
     if modality is None or not modality.on_view:
         return None
@@ -87,7 +93,9 @@ def view_labeler(ds: Dataset, members: Sequence[TokenSpec]) -> Target | None:
     return Target(recipe["labeler"], recipe["params"], files, (), (), batch)
 
 
-def make_target(ds: Dataset, config: Config, name: str, members: Sequence[TokenSpec]) -> tuple[TokenTarget, list[dict[str, Any]]]:
+def make_target(
+    ds: Dataset, config: Config, name: str, members: Sequence[TokenSpec]
+) -> tuple[TokenTarget, list[dict[str, Any]]]:
     """The target of one group, and its recipes. ConfigError where a tokenizer is not fitted."""
     manifest = ds.manifest()
     labeler = view_labeler(ds, members)
@@ -108,7 +116,7 @@ def make_target(ds: Dataset, config: Config, name: str, members: Sequence[TokenS
         )  # fmt: skip
     target = TokenTarget(
         name, tuple(members), labeler, {s.name: manifest.tokenizers[s.name] for s in members},
-        {r["modality"]: recipe_id(r) for r in recipes}, reads, config.tokens.views, config.tokens.seed,
+        {str(r["modality"]): recipe_id(r) for r in recipes}, reads, config.tokens.views, config.tokens.seed,
     )  # fmt: skip
     return target, recipes
 
@@ -128,7 +136,12 @@ class MakeTokenWorker:
 
 
 def tokenize_shard(
-    ds: Dataset, target: TokenTarget, tokenizers: Mapping[str, Tokenizer], labeler: Labeler | None, k: int, attempt: int = 1
+    ds: Dataset,
+    target: TokenTarget,
+    tokenizers: Mapping[str, Tokenizer],
+    labeler: Labeler | None,
+    k: int,
+    attempt: int = 1,
 ) -> tuple[Commit, ...]:
     """Encode every view of shard k for the target's token modalities, and commit what is due; the commits in force."""
     start = time.monotonic()
@@ -144,7 +157,17 @@ def tokenize_shard(
         for spec in todo:
             recipe = target.recipes[spec.name]
             rows = encode_rows(tokenizers[spec.name], inputs[spec.name])
-            draft = Commit(spec.name, recipe, k, shard_name(k, "arrow"), 0, 0, "", attempt=attempt, seconds=round(time.monotonic() - start, 3))
+            draft = Commit(
+                spec.name,
+                recipe,
+                k,
+                shard_name(k, "arrow"),
+                0,
+                0,
+                "",
+                attempt=attempt,
+                seconds=round(time.monotonic() - start, 3),
+            )
             meta = TokenMeta(spec.name, target.views, spec.tokens, tokenizers[spec.name].vocab, recipe, due.inputs)
             write = partial(write_tokens, meta=meta, ids=shard.ids, rows=rows)
             commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens)
@@ -164,7 +187,9 @@ def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> l
 def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:
     """Bring the tokens of every wanted modality up to date."""
     fitted = ds.manifest().tokenizers
-    wanted = [spec for spec in wanted_specs(ds, config, only) if only or config.tokens.modalities or spec.name in fitted]
+    wanted = [
+        spec for spec in wanted_specs(ds, config, only) if only or config.tokens.modalities or spec.name in fitted
+    ]
     if not wanted:
         raise ConfigError(f"{config.root}: no tokenizer is fitted. Run `manymodal fit` first.")
     made = [make_target(ds, config, name, members) for name, members in grouped(wanted).items()]

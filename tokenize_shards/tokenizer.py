@@ -1,8 +1,8 @@
 """The contract of a tokenizer, and its file: one safetensors file whose metadata says how to rebuild it.
 
-A tokenizer maps a batch of labels (already cut to the view) to token ids and back. Fitted ones learn from training views
-first. A file holds tensors and one JSON string, never a pickle; the same weights give the same bytes, so the sha256 of the
-file is the digest that recipes carry.
+A tokenizer maps a batch of labels (already cut to the view) to token ids and back. Fitted ones learn from training
+views first. A file holds tensors and one JSON string, never a pickle; the same weights give the same bytes, so the
+sha256 of the file is the digest that recipes carry.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class TokenizerFileError(ConfigError):
 class FitReport:
     """What a fit did and how good the tokenizer is on views it has not seen.
 
-    losses: (step, training loss), a few hundred points at most. metrics: name -> figure on held-out views, in the unit the
-    name ends with (psnr_db, f1, cosine, mpjpe_mm); empty where nothing was held out. codebook_used: share of the codes that
-    occur in the evaluated views, 0..1; perplexity: exp of the entropy of their use, 1..vocab (means over heads).
+    losses: (step, training loss), a few hundred points at most. metrics: name -> figure on held-out views, in the unit
+    the name ends with (psnr_db, f1, cosine, mpjpe_mm); empty where nothing was held out. codebook_used: share of the
+    codes that occur in the evaluated views, 0..1; perplexity: exp of the entropy of their use, 1..vocab (means over
+    heads).
     """
 
     kind: str
@@ -75,11 +76,18 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def fit(
-        self, train: Any, heldout: Any, *, seconds: float | None = None, steps: int | None = None, seed: int = 0,
+        self,
+        train: Any,
+        heldout: Any,
+        *,
+        seconds: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
         progress: Progress | None = None,
     ) -> FitReport:
-        """Learn from `train`, measure on `heldout` (same encoding, may be empty). Exactly one of seconds (wall clock, start
-        values included) and steps (reproducible) is given. Raises FitError where there is nothing to learn from."""  # fmt: skip
+        """Learn from `train`, measure on `heldout` (same encoding, may be empty). Exactly one of seconds (wall clock,
+        start values included) and steps (reproducible) is given. FitError where there is nothing to learn from.
+        """
 
     @abstractmethod
     def encode(self, batch: Any) -> Any:

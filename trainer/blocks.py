@@ -92,9 +92,7 @@ class DecoderBlock(nn.Module):
         """The keys and values of the visible tokens, which stay the same while a sequence grows."""
         return self.cross_attn.keys_values(self.context_norm(context))
 
-    def step(
-        self, x: Tensor, past: Cache | None, context: Cache, context_mask: Tensor | None
-    ) -> tuple[Tensor, Cache]:
+    def step(self, x: Tensor, past: Cache | None, context: Cache, context_mask: Tensor | None) -> tuple[Tensor, Cache]:
         """One more position of a causal sequence: x (B, 1, d) and the keys and values of those before it."""
         normed = self.norm1(x)
         keys, values = self.self_attn.keys_values(normed)

@@ -1,8 +1,9 @@
-"""Checkpoints: a folder of safetensors and one JSON, written aside and renamed whole, so that there is never half of one.
+"""Checkpoints: a folder of safetensors and one JSON, written aside and renamed whole, so that there is never half of
+one.
 
-    model.safetensors      the weights
-    optimizer.safetensors  AdamW's moments by parameter name, for resuming
-    train.json             step, loader state, streams, size, token recipes, manifest, config, curve, held-out losses
+model.safetensors      the weights
+optimizer.safetensors  AdamW's moments by parameter name, for resuming
+train.json             step, loader state, streams, size, token recipes, manifest, config, curve, held-out losses
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Held-out loss of each stream, beside two guesses that see nothing: every token equally likely, and tokens as often as in training."""
+"""Held-out loss of each stream, beside two guesses that see nothing: every token equally likely, and tokens as often as
+in training.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ SAMPLES, ROUNDS, BATCH = 64, 3, 16
 
 @dataclass(frozen=True)
 class Heldout:
-    """Nats a token. loss: of the model. uniform: log of the vocabulary. unigram: by counts of the training tokens, plus one.
-    tokens: how many were predicted. given: what the model saw, "RGB" or "any"."""
+    """Nats a token. loss: of the model. uniform: log of the vocabulary. unigram: by counts of the training tokens, plus
+    one. tokens: how many were predicted. given: what the model saw, "RGB" or "any".
+    """
 
     loss: float
     uniform: float
@@ -50,7 +53,8 @@ def unigrams(corpus: Corpus) -> dict[str, np.ndarray]:
 
 
 def heldout_losses(model: Model, corpus: Corpus, n_in: int, n_out: int, seed: int) -> dict[str, Heldout]:
-    """Every stream from RGB alone; RGB itself, and everything where there is no RGB, from any mix. Empty where nothing is held out.
+    """Every stream from RGB alone; RGB itself, and everything where there is no RGB, from any mix. Empty where nothing
+    is held out.
 
     The masks are fixed by the seed, so that two models are asked the same.
     """
@@ -71,7 +75,9 @@ def heldout_losses(model: Model, corpus: Corpus, n_in: int, n_out: int, seed: in
         for round_ in range(ROUNDS):
             for at in range(0, len(shard), BATCH):
                 part = slice(at, at + BATCH)
-                masked = masker(corpus.gather(shard[part], row[part], view[part]), np.random.default_rng([seed, 77, round_, at]))
+                masked = masker(
+                    corpus.gather(shard[part], row[part], view[part]), np.random.default_rng([seed, 77, round_, at])
+                )
                 batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in masked.arrays().items()}
                 with torch.inference_mode():
                     loss = forward_loss(model, batch)
@@ -83,6 +89,10 @@ def heldout_losses(model: Model, corpus: Corpus, n_in: int, n_out: int, seed: in
         for s, stream in enumerate(corpus.streams):
             if stream.name in judged and count[s]:
                 found[stream.name] = Heldout(
-                    float(total[s] / count[s]), math.log(stream.vocab), float(chance[s] / count[s]), int(count[s]), given
+                    float(total[s] / count[s]),
+                    math.log(stream.vocab),
+                    float(chance[s] / count[s]),
+                    int(count[s]),
+                    given,
                 )
     return {name: found[name] for name in names if name in found}

@@ -1,7 +1,8 @@
-"""Batches of tokens from memory-mapped token shards: joined by position, shuffled deterministically, resumed from one integer.
+"""Batches of tokens from memory-mapped token shards: joined by position, shuffled deterministically, resumed from one
+integer.
 
-Shard k of every modality holds the samples of index shard k in that order, so joining is indexing. A batch touches a few shards; in
-each of them all its samples of a stream are gathered at once.
+Shard k of every modality holds the samples of index shard k in that order, so joining is indexing. A batch touches a
+few shards; in each of them all its samples of a stream are gathered at once.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class Column:
     """One stream of one shard of n samples. valid: (n,) bool.
 
-    Fixed: ids (n, views, T) uint16, offsets None. Ragged: ids (N,) uint16 and offsets (n * views + 1,) int64, view v of sample i at
-    ids[offsets[i * views + v] : offsets[i * views + v + 1]], without [SOS] and [EOS].
+    Fixed: ids (n, views, T) uint16, offsets None. Ragged: ids (N,) uint16 and offsets (n * views + 1,) int64, view v of
+    sample i at ids[offsets[i * views + v] : offsets[i * views + v + 1]], without [SOS] and [EOS].
     """
 
     ids: npt.NDArray[np.uint16]
@@ -82,22 +83,34 @@ class Corpus:
             for stream in streams:
                 self._check(k, stream, shard[stream.name], len(held_out[k]))
         if not sum(self.train_sizes):
-            raise ConfigError("there is no sample to train on: every token shard is empty or held out; lower tokens.holdout")
+            raise ConfigError(
+                "there is no sample to train on: every token shard is empty or held out; lower tokens.holdout"
+            )
 
     def _check(self, k: int, stream: Stream, column: Column, samples: int) -> None:
-        """One shard of one stream has as many samples as the others, the right width, and only tokens of the vocabulary."""
+        """One shard of one stream has as many samples as the others, the right width, and only tokens of the
+        vocabulary.
+        """
         where = f"{stream.name}, token shard {k}"
         if len(column.valid) != samples:
-            raise DamageError(f"{where}: has {len(column.valid)} samples where others have {samples}; tokenize it again")
+            raise DamageError(
+                f"{where}: has {len(column.valid)} samples where others have {samples}; tokenize it again"
+            )
         if samples and column.views not in (1, self.views):
-            raise ConfigError(f"{where}: has {column.views} views where others have {self.views}; tokenize with one `views`")
+            raise ConfigError(
+                f"{where}: has {column.views} views where others have {self.views}; tokenize with one `views`"
+            )
         if (stream.kind == "sequence") != (column.offsets is not None):
             raise DamageError(f"{where}: is of another kind than {stream.kind}; tokenize it again")
         if column.offsets is None and column.ids.shape[2] != stream.length:
-            raise DamageError(f"{where}: has {column.ids.shape[2]} tokens a view, expected {stream.length}; tokenize it again")
+            raise DamageError(
+                f"{where}: has {column.ids.shape[2]} tokens a view, expected {stream.length}; tokenize it again"
+            )
         top = int(column.ids.max(initial=0))
         if top >= stream.vocab:
-            raise DamageError(f"{where}: holds token {top}, its vocabulary ends at {stream.vocab - 1}; tokenize it again")
+            raise DamageError(
+                f"{where}: holds token {top}, its vocabulary ends at {stream.vocab - 1}; tokenize it again"
+            )
 
     @staticmethod
     def open(ds: Dataset, holdout: float, names: Sequence[str] | None = None) -> Corpus:
@@ -107,7 +120,9 @@ class Corpus:
         return open_corpus(ds, holdout, names)
 
     def gather(self, shard: Order, row: Order, view: Order) -> Batch:
-        """Any samples: (B,) numbers of shard, row in the shard (not only training rows), view. Modalities with one view use it."""
+        """Any samples: (B,) numbers of shard, row in the shard (not only training rows), view. Modalities with one view
+        use it.
+        """
         parts = [(k, np.flatnonzero(shard == k)) for k in np.unique(shard)]
         batch: dict[str, Tokens] = {}
         for stream in self.streams:
@@ -145,8 +160,8 @@ def _join(parts: Sequence[Tokens], at: Sequence[Order], batch: int) -> Tokens:
 class Loader:
     """The endless stream of training batches; its whole state is the number of samples handed out.
 
-    rank, world: this worker takes rows rank, rank + world, ... of each batch of `batch` samples, so that the stream of samples does
-    not depend on the number of workers.
+    rank, world: this worker takes rows rank, rank + world, ... of each batch of `batch` samples, so that the stream of
+    samples does not depend on the number of workers.
     """
 
     def __init__(self, corpus: Corpus, batch: int, seed: int, position: int = 0, rank: int = 0, world: int = 1) -> None:
@@ -182,7 +197,9 @@ class Loader:
         self.position = int(state["position"])
 
 
-def without_ends(ids: npt.NDArray[np.uint16], offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
+def without_ends(
+    ids: npt.NDArray[np.uint16], offsets: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
     """Ragged texts without [SOS] and [EOS], for shards whose tokenizer writes them."""
     keep = (ids != SOS) & (ids != EOS)
     kept = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)

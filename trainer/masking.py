@@ -1,8 +1,9 @@
 """Masks a whole batch at once: which tokens the encoder sees, which the decoder must predict. Pure numpy.
 
-Inputs and targets are disjoint: of image-like streams and vectors random positions, of sequences spans or pairs (see spans.py).
-Both budgets are filled wherever a sample has that many tokens in streams its mixture component allows; a sample with fewer than
-n_in + n_out tokens has them shared between input and target in proportion. A sample that lacks a modality uses the others.
+Inputs and targets are disjoint: of image-like streams and vectors random positions, of sequences spans or pairs (see
+spans.py). Both budgets are filled wherever a sample has that many tokens in streams its mixture component allows; a
+sample with fewer than n_in + n_out tokens has them shared between input and target in proportion. A sample that lacks a
+modality uses the others.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ Bools = npt.NDArray[np.bool_]
 class Masked:
     """A masked batch: arrays of static shape, streams one after another in each row, padding at the end.
 
-    in_ids, in_stream, in_pos: (B, n_in) int64: token, index of its stream, position in it. in_mask: (B, n_in), True where real.
-    out_*: the same for the n_out targets. dec_ids: (B, n_out) int64: the decoder's input, the symbol before the target in a
-    sequence; unused (0) in image-like streams. Padding: 0 in all of them. component: (B,) which one was drawn.
+    in_ids, in_stream, in_pos: (B, n_in) int64: token, index of its stream, position in it. in_mask: (B, n_in), True
+    where real. out_*: the same for the n_out targets. dec_ids: (B, n_out) int64: the decoder's input, the symbol before
+    the target in a sequence; unused (0) in image-like streams. Padding: 0 in all of them. component: (B,) which one was
+    drawn.
     """
 
     in_ids: Ints
@@ -91,15 +93,18 @@ class Masker:
         inputs += share(want_in, np.where(kept, 0, length), n_in - inputs.sum(axis=1))
         inputs -= np.where(self._pairs, inputs % 2, 0)
 
-        targets = share(want_out, self._target_room(length, valid, inputs, want_in, kept), np.full(len(length), self.n_out))
+        targets = share(
+            want_out, self._target_room(length, valid, inputs, want_in, kept), np.full(len(length), self.n_out)
+        )
         inputs = self._refill(length, inputs, targets, want_in, n_in)
         return Budget(inputs, targets)
 
     def _target_room(self, length: Ints, valid: Bools, inputs: Ints, want_in: Floats, kept: Bools) -> Ints:
         """The most targets each stream can take beside its inputs, [EOS] included: (B, M).
 
-        A masked text costs sentinels on both sides, so what it shows and what it asks for need not add up to its length. Where
-        the image-like streams can make up for a shorter input, a text may ask for all of itself; else the two share it.
+        A masked text costs sentinels on both sides, so what it shows and what it asks for need not add up to its
+        length. Where the image-like streams can make up for a shorter input, a text may ask for all of itself; else the
+        two share it.
         """
         fixed = np.where(~self._sequence & np.isfinite(want_in), length, 0).sum(axis=1, keepdims=True)
         plenty = fixed >= self.n_in + self.n_out
@@ -151,7 +156,9 @@ def split_positions(tokens: Tokens, a_in: Ints, a_out: Ints, rng: np.random.Gene
 
 
 def _lay_out(parts: Sequence[tuple[Ints, ...]], batch: int, width: int) -> tuple[Bools, Ints, list[Ints]]:
-    """Scatter flat pieces (row, value, value, ...) of each stream into (B, width) arrays, stream after stream in each row."""
+    """Scatter flat pieces (row, value, value, ...) of each stream into (B, width) arrays, stream after stream in each
+    row.
+    """
     values = [np.zeros((batch, width), np.int64) for _ in parts[0][1:]]
     stream = np.zeros((batch, width), np.int64)
     used = np.zeros(batch, np.int64)

@@ -1,8 +1,8 @@
 """Which modalities a training sample shows and which it asks for: mixtures of Dirichlet budgets, for whole batches.
 
 A component gives each stream two alphas. For every sample a component is drawn by weight, and then, from
-Dirichlet(alpha of the inputs) and Dirichlet(alpha of the targets), the share of each stream in the two budgets. What a stream
-cannot take is given to the others in the same proportions.
+Dirichlet(alpha of the inputs) and Dirichlet(alpha of the targets), the share of each stream in the two budgets. What a
+stream cannot take is given to the others in the same proportions.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ Bools = npt.NDArray[np.bool_]
 class Component:
     """One way to mask. weight: how often, relative to the others.
 
-    inputs, targets: stream name or shell pattern -> alpha; an exact name wins over patterns, the first pattern over later ones.
-    A stream without an alpha, or with 0, is never used there. keep: streams (patterns) that are shown whole in the input.
+    inputs, targets: stream name or shell pattern -> alpha; an exact name wins over patterns, the first pattern over
+    later ones. A stream without an alpha, or with 0, is never used there. keep: streams (patterns) that are shown whole
+    in the input.
     """
 
     name: str
@@ -55,7 +56,9 @@ def published(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Compo
 
 
 def demo(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component, ...]:
-    """For minutes of training that will be judged by what is predicted from RGB: two thirds of the samples start from RGB."""
+    """For minutes of training that will be judged by what is predicted from RGB: two thirds of the samples start from
+    RGB.
+    """
     return (from_one(rgb, 4.0), all2all(0.1), all2all(1.0, 0.5), biased(caption, 0.5))
 
 
@@ -69,14 +72,18 @@ class Mixture:
     """The alphas of some components for some streams, as arrays."""
 
     def __init__(self, components: Sequence[Component], streams: Sequence[str]) -> None:
-        """ValueError for a component that can show or ask for none of the streams (it is then a wrong name), or weight <= 0."""
+        """ValueError for a component that can show or ask for none of the streams (it is then a wrong name), or weight
+        <= 0.
+        """
         for part in components:
             if part.weight <= 0:
                 raise ValueError(f"mixture component {part.name}: weight {part.weight} is not positive")
             for side, table in (("inputs", part.inputs), ("targets", part.targets)):
                 if not any(_alpha(table, stream) > 0 for stream in streams):
                     known = ", ".join(streams)
-                    raise ValueError(f"mixture component {part.name}: its {side} name no stream of this data set ({known})")
+                    raise ValueError(
+                        f"mixture component {part.name}: its {side} name no stream of this data set ({known})"
+                    )
         if not components:
             raise ValueError("a mixture needs at least one component")
         weights = np.array([part.weight for part in components])
@@ -84,7 +91,9 @@ class Mixture:
         self.weights: Floats = weights / weights.sum()
         self.alpha_in: Floats = np.array([[_alpha(part.inputs, s) for s in streams] for part in components])
         self.alpha_out: Floats = np.array([[_alpha(part.targets, s) for s in streams] for part in components])
-        self.keep: Bools = np.array([[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components])
+        self.keep: Bools = np.array(
+            [[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components]
+        )
 
     def draw(self, batch: int, rng: np.random.Generator) -> Ints:
         """A component for each sample: (B,) int64."""
@@ -106,8 +115,9 @@ def log_dirichlet(alpha: Floats, rng: np.random.Generator) -> Floats:
 def share(log_weight: Floats, room: Ints, budget: Ints) -> Ints:
     """Divide a budget of each row over streams in proportion to exp(log_weight), no stream getting more than its room.
 
-    log_weight: (B, M), -inf excludes. room: (B, M) >= 0. budget: (B,). Returns (B, M) int64; a row sums to its budget, or to
-    the room of its streams if that is less. What a full stream leaves is divided over the others in the same proportions.
+    log_weight: (B, M), -inf excludes. room: (B, M) >= 0. budget: (B,). Returns (B, M) int64; a row sums to its budget,
+    or to the room of its streams if that is less. What a full stream leaves is divided over the others in the same
+    proportions.
     """
     quota = np.zeros_like(room)
     usable = np.isfinite(log_weight)

@@ -1,8 +1,8 @@
 """The any-to-any model: an encoder over the visible tokens of all modalities, a decoder that predicts the hidden ones.
 
-The architecture of 4M-21. Differences: all sequence modalities share one text table and one output head; learned position vectors
-(of vectors) are sin-cos too. Only picked tokens are embedded: arrays have the static shapes of the budgets, whatever the number of
-modalities.
+The architecture of 4M-21. Differences: all sequence modalities share one text table and one output head; learned
+position vectors (of vectors) are sin-cos too. Only picked tokens are embedded: arrays have the static shapes of the
+budgets, whatever the number of modalities.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Model(nn.Module):
         self.streams, self.size, dim = tuple(streams), size, size.dim
         self.vocab = tables(streams)
         self.names = list(self.vocab)
-        self.table = nn.Embedding(sum(self.vocab.values()), dim)  # all tables one below the other: one lookup embeds any mix
+        self.table = nn.Embedding(sum(self.vocab.values()), dim)  # all tables in one: one lookup embeds any mix
         self.modality = nn.Embedding(len(streams), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
         self.encoder = nn.ModuleList(EncoderBlock(dim, size.heads) for _ in range(size.encoder))
@@ -64,7 +64,9 @@ class Model(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def _fixed_tables(self) -> None:
-        """Positions of all streams in one table, where each begins, and which streams are causal. Recomputed, never saved."""
+        """Positions of all streams in one table, where each begins, and which streams are causal. Recomputed, never
+        saved.
+        """
         made = [
             sincos_2d(*s.grid, self.size.dim) if s.grid else sincos_1d(s.positions, self.size.dim) for s in self.streams
         ]
@@ -88,7 +90,9 @@ class Model(nn.Module):
         """Rows of the tables for tokens (B, T); zero where not `real`. One lookup for all streams."""
         return self.table(ids + self.table_start[stream]) * real[..., None]
 
-    def encode(self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(
+        self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Context (B, n_in, d) for the decoder, and the mask of who may be looked at (None: everyone)."""
         place = self.place(in_stream, in_pos) * in_mask[..., None]
         x = self.embed(in_ids, in_stream, in_mask) + place
@@ -121,7 +125,7 @@ class Model(nn.Module):
         return token + self.mask_token * (~sequence)[..., None] + self.place(stream, position)
 
     def contexts(self, context: Tensor) -> list[Cache]:
-        return [block.context(context) for block in self.decoder]
+        return [block.context(context) for block in self.decoder]  # type: ignore[operator]
 
     def step(
         self, x: Tensor, past: list[Cache] | None, contexts: list[Cache], context_mask: Tensor | None
@@ -129,7 +133,7 @@ class Model(nn.Module):
         """One more position of one sequence stream: x (B, 1, d) from `query`; hidden state and the grown cache."""
         grown: list[Cache] = []
         for i, block in enumerate(self.decoder):
-            x, cache = block.step(x, past[i] if past else None, contexts[i], context_mask)
+            x, cache = block.step(x, past[i] if past else None, contexts[i], context_mask)  # type: ignore[operator]
             grown.append(cache)
         return self.decoder_norm(x), grown
 

@@ -1,5 +1,5 @@
-"""Predicts one stream from others: image-like streams in a few rounds, most confident tokens first (MaskGIT) or in random order
-(ROAR); sequences token by token, with cached keys and values.
+"""Predicts one stream from others: image-like streams in a few rounds, most confident tokens first (MaskGIT) or in
+random order (ROAR); sequences token by token, with cached keys and values.
 
 Every round encodes what is known so far, revealed tokens included, and decodes the positions that are still open only.
 """
@@ -49,10 +49,10 @@ class Predictor:
     ) -> Ids | list[Ids]:  # fmt: skip
         """Tokens of `target` for a batch of samples.
 
-        given: stream -> for each sample its uint16 tokens, or None where it lacks them; at least one stream, for the batch size.
-        temperature 0 takes the likeliest token. top_p: nucleus. allowed: ids that may be written, all where None. Returns uint16
-        (B, tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS]. ConfigError for unknown streams,
-        ValueError for ids outside a vocabulary.
+        given: stream -> for each sample its uint16 tokens, or None where it lacks them; at least one stream, for the
+        batch size. temperature 0 takes the likeliest token. top_p: nucleus. allowed: ids that may be written, all where
+        None. Returns uint16 (B, tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS].
+        ConfigError for unknown streams, ValueError for ids outside a vocabulary.
         """
         index, stream = self.stream(target)
         rows = self._rows(given)
@@ -64,13 +64,16 @@ class Predictor:
 
     @torch.inference_mode()
     def complete(self, name: str, tokens: Ids, shown: Ids, steps: int = 8) -> Ids:
-        """Fill in one image-like stream from some of its own tokens: tokens uint16 (B, T), shown: positions that count as known.
-        Returns (B, T), the shown ones unchanged."""
+        """Fill in one image-like stream from some of its own tokens: tokens uint16 (B, T), shown: positions that count
+        as known. Returns (B, T), the shown ones unchanged.
+        """
         index, stream = self.stream(name)
         known = np.zeros(tokens.shape, bool)
         known[:, shown] = True
         pick = Picker(0.0, 1.0, torch.Generator(), None)
-        return self._grid([[] for _ in tokens], index, stream, steps, "maskgit", pick, np.where(known, tokens, 0), known)
+        return self._grid(
+            [[] for _ in tokens], index, stream, steps, "maskgit", pick, np.where(known, tokens, 0), known
+        )
 
     def _allowed(self, stream: Stream, ids: Ids | None) -> Tensor | None:
         if ids is None:
@@ -131,9 +134,15 @@ class Predictor:
             count = open_at.shape[1]
             place = torch.from_numpy(open_at).to(self.device)
             which = torch.full_like(place, index)
-            hidden = self.model.decode(torch.zeros_like(place), which, place, torch.ones_like(place, dtype=torch.bool), context, mask)
+            hidden = self.model.decode(
+                torch.zeros_like(place), which, place, torch.ones_like(place, dtype=torch.bool), context, mask
+            )
             chosen, sure = pick(self.model.logits(hidden, stream.table))
-            keep = count if step == steps - 1 else max(1, round((length - start) * (step + 1) / steps) - (length - start - count))
+            keep = (
+                count
+                if step == steps - 1
+                else max(1, round((length - start) * (step + 1) / steps) - (length - start - count))
+            )
             rank = torch.rand(sure.shape, generator=pick.generator).to(sure) if order == "roar" else sure
             best = rank.topk(keep, dim=1).indices.cpu().numpy()
             for r in range(batch):

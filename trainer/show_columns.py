@@ -1,4 +1,6 @@
-"""The cells of the page, a column (modality) at a time: label, tokens decoded, and prediction from RGB, all in the frame of view 0."""
+"""The cells of the page, a column (modality) at a time: label, tokens decoded, and prediction from RGB, all in the
+frame of view 0.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,11 @@ class Columns:
         for photo in photos:
             rows.setdefault(photo.key[0], []).append(photo.key[1])
         self.shards = {k: ShardViews(ds, k, [0], seed, sorted(chosen)) for k, chosen in rows.items()}
-        self.specs = {name: token_spec(ds.recipe(rid)) for name, rid in self.manifest.modalities.items() if name.startswith("tok_")}
+        self.specs = {
+            name: token_spec(ds.recipe(rid))
+            for name, rid in self.manifest.modalities.items()
+            if name.startswith("tok_")
+        }
         self.given = self.tokens(RGB) if RGB in self.specs else {}
         self._labelers: dict[str, Labeler] = {}
 
@@ -82,7 +88,10 @@ class Columns:
             elif spec is not None and modality.kind == "map":
                 rows = shard.cut(spec, self.manifest.modalities[name])
             elif modality.stored:
-                rows = [label if isinstance(label, Null) else [label] for label in shard.labels(modality, self.manifest.modalities[name])]
+                rows = [
+                    label if isinstance(label, Null) else [label]
+                    for label in shard.labels(modality, self.manifest.modalities[name])
+                ]
             else:
                 rows = [Null("computed when it is tokenized; it has no tokens yet")] * len(shard.rows)
             for row, views, boxes in zip(shard.rows, rows, shard.views, strict=True):
@@ -123,8 +132,14 @@ class Columns:
     def predict(self, spec: TokenSpec, tokenizer: Tokenizer) -> Tokens:
         assert self.predictor is not None
         keys = [key for key, ids in self.given.items() if ids is not None]
-        allowed = grammar.allowed_ids(tokenizer.modality, tokenizer.words) if isinstance(tokenizer, SequenceTokenizer) else None
-        tokens = self.predictor.predict({RGB: [self.given[key] for key in keys]}, spec.name, steps=ROUNDS, allowed=allowed)
+        allowed = (
+            grammar.allowed_ids(tokenizer.modality, tokenizer.words)
+            if isinstance(tokenizer, SequenceTokenizer)
+            else None
+        )
+        tokens = self.predictor.predict(
+            {RGB: [self.given[key] for key in keys]}, spec.name, steps=ROUNDS, allowed=allowed
+        )
         return dict(zip(keys, tokens, strict=True))
 
     def complete(self, real: Tokens) -> Tokens:

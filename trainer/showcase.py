@@ -11,7 +11,15 @@ from labelers.core.show import Picture
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.gallery.page import (
-    CoverageRow, FitCurve, Gallery, Ingest, KeyFigure, PhotoRow, Stage, StreamLoss, TrainSummary,
+    CoverageRow,
+    FitCurve,
+    Gallery,
+    Ingest,
+    KeyFigure,
+    PhotoRow,
+    Stage,
+    StreamLoss,
+    TrainSummary,
 )  # fmt: skip
 from pipeline.ingest.quarantine import read_quarantine
 from pipeline.run import last_reports
@@ -26,11 +34,19 @@ from trainer.show_columns import Columns, Photo, view_pixels
 from trainer.train import models_folder, thin
 
 Progress = Callable[[str, int, int, str], None]
-UNITS = {"psnr_db": "dB PSNR", "f1": "edge F1", "cosine": "cosine", "mpjpe_mm": "mm a joint", "mean_tokens": "tokens a view"}
+UNITS = {
+    "psnr_db": "dB PSNR",
+    "f1": "edge F1",
+    "cosine": "cosine",
+    "mpjpe_mm": "mm a joint",
+    "mean_tokens": "tokens a view",
+}
 
 
 def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Gallery:
-    """Everything the page shows of a data set; parts that were not made are left out, with the reason where a cell would be."""
+    """Everything the page shows of a data set; parts that were not made are left out, with the reason where a cell
+    would be.
+    """
     found = status(ds)
     predictor = _predictor(ds, config)
     photos = choose(ds, config, rows)
@@ -119,6 +135,7 @@ def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
         licence = "" if cls is None else f"code {cls.licence.code}, weights {cls.licence.weights}"
         tokens = found["modalities"].get(f"tok_{name}")
         fit = fit_report(ds, f"tok_{name}") or {}
+        metrics = fit.get("metrics", {}).items()
         stored = m["stored"] or name not in known
         rows.append(
             CoverageRow(
@@ -126,7 +143,7 @@ def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
                 committed=m["samples"] if stored else (tokens or {}).get("samples", 0), weights=weight["sha256"],
                 source=weight["url"].split("#")[0], licence=licence, nulls=m["null_reasons"],
                 tokens=_mean_tokens(ds, f"tok_{name}", tokens), vocab=fit.get("vocab"), codebook_used=fit.get("codebook_used"),
-                reconstruction=", ".join(f"{v:.3g} {UNITS.get(k, k)}" for k, v in fit.get("metrics", {}).items() if k != "mean_tokens"),
+                reconstruction=", ".join(f"{v:.3g} {UNITS.get(k, k)}" for k, v in metrics if k != "mean_tokens"),
             )
         )  # fmt: skip
     return rows
@@ -139,13 +156,19 @@ def _mean_tokens(ds: Dataset, name: str, tokens: dict[str, Any] | None) -> float
     shard = open_tokens(ds.open_shard(name, tokens["recipe"], 0)[0])
     if shard.fixed is not None:
         return float(shard.fixed.shape[2])
-    return float(len(shard.values)) / max(1, int(shard.valid.sum()) * shard.meta.views) if shard.values is not None else None
+    return (
+        float(len(shard.values)) / max(1, int(shard.valid.sum()) * shard.meta.views)
+        if shard.values is not None
+        else None
+    )
 
 
 def _ingest(ds: Dataset, found: dict[str, Any], reports: dict[str, dict[str, Any]]) -> Ingest:
     report = reports.get("ingest", {})
     quarantined = [(uri, reason) for uri, reason, _ in read_quarantine(ds)]
-    return Ingest(found["samples"], len(report.get("duplicates", ())), quarantined, ", ".join(report.get("sources", ())))
+    return Ingest(
+        found["samples"], len(report.get("duplicates", ())), quarantined, ", ".join(report.get("sources", ()))
+    )
 
 
 def _fits(ds: Dataset, found: dict[str, Any]) -> list[FitCurve]:
@@ -154,7 +177,9 @@ def _fits(ds: Dataset, found: dict[str, Any]) -> list[FitCurve]:
         fit = fit_report(ds, name) if name.startswith("tok_") else None
         if fit and len(fit["losses"]) > 1:
             result = ", ".join(f"{v:.3g} {UNITS.get(k, k)}" for k, v in fit["metrics"].items())
-            curves.append(FitCurve(name.removeprefix("tok_"), [loss for _, loss in fit["losses"]], fit["seconds"], result))
+            curves.append(
+                FitCurve(name.removeprefix("tok_"), [loss for _, loss in fit["losses"]], fit["seconds"], result)
+            )
     return curves
 
 

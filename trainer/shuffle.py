@@ -1,8 +1,9 @@
 """The order in which an epoch visits the samples: a pure function of (sizes, seed, epoch).
 
-Shards are visited in a random order, a window of a few shards at a time, and the samples of a window are mixed among each other:
-global over shards, windowed within, so that a reader touches few files at once. A position in the endless stream of samples is
-one integer; it is the whole state of a loader, and does not depend on how many workers share the work.
+Shards are visited in a random order, a window of a few shards at a time, and the samples of a window are mixed among
+each other: global over shards, windowed within, so that a reader touches few files at once. A position in the endless
+stream of samples is one integer; it is the whole state of a loader, and does not depend on how many workers share the
+work.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def _window(sizes: tuple[int, ...], seed: int, epoch: int, window: int, index: i
 
 
 def take(sizes: Sequence[int], seed: int, position: int, count: int, window: int = 16) -> Order:
-    """The samples at position..position+count-1 of the endless stream: (count, 3) int64 of epoch, shard, row in the shard.
+    """The samples at position..position+count-1 of the endless stream: (count, 3) int64 of epoch, shard, row in the
+    shard.
 
     sizes: samples of each shard. window: shards mixed at a time. ValueError if there is no sample at all.
     """
@@ -62,10 +64,13 @@ def take(sizes: Sequence[int], seed: int, position: int, count: int, window: int
 def pick_view(shard: Order, row: Order, epoch: Order, seed: int, views: int) -> Order:
     """Which view of each sample is used in that epoch, the same for all its modalities: (B,) int64 in 0..views-1.
 
-    Every sample starts at a random view and goes on to the next one each epoch, so that `views` epochs show each view once.
+    Every sample starts at a random view and goes on to the next one each epoch, so that `views` epochs show each view
+    once.
     """
     with np.errstate(over="ignore"):
-        mixed = shard.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + row.astype(np.uint64) + np.uint64(seed % 2**32)
+        mixed = (
+            shard.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + row.astype(np.uint64) + np.uint64(seed % 2**32)
+        )
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)

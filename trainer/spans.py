@@ -1,6 +1,7 @@
 """What a sequence shows and what it asks for. Pure numpy, many rows at once.
 
-A sequence t of L tokens is used in one of four ways, by the numbers of tokens it was given in the two budgets (a_in, a_out):
+A sequence t of L tokens is used in one of four ways, by the numbers of tokens it was given in the two budgets (a_in,
+a_out):
 
   a_in = 0             whole:   nothing is shown.                Target [SOS] t [EOS]
   a_in >= L, a_out = 0 shown:   t is shown.                      No target
@@ -8,9 +9,10 @@ A sequence t of L tokens is used in one of four ways, by the numbers of tokens i
                                 Target [S_0] span_0 [S_1] span_1 ... [EOS]
   a stream of pairs    pairs:   some pairs, in random order.     Target [SOS] the other pairs, in random order [EOS]
 
-The first symbol of a target is given, never predicted, and says which it is: [SOS] for all of it, [S_0] to fill in. So a text is
-generated from nothing by starting the decoder with [SOS] and stopping at [EOS]. A target longer than its budget is cut at the
-end: what is left is an honest prefix. One row of the decoder predicts one symbol from all symbols before it.
+The first symbol of a target is given, never predicted, and says which it is: [SOS] for all of it, [S_0] to fill in. So
+a text is generated from nothing by starting the decoder with [SOS] and stopping at [EOS]. A target longer than its
+budget is cut at the end: what is left is an honest prefix. One row of the decoder predicts one symbol from all symbols
+before it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ Bools = npt.NDArray[np.bool_]
 class Pieces:
     """The part of one stream in a batch, flat, ordered by sample, then by position.
 
-    in_row: (N,) sample of each visible token; in_pos, in_ids: its position and token.
-    out_row: (R,) sample of each target; out_pos: its position (image-like) or number (sequences); out_ids: what is to be
-    predicted; dec_ids: the decoder's input there: the symbol before it in a sequence, 0 in image-like streams.
+    in_row: (N,) sample of each visible token; in_pos, in_ids: its position and token. out_row: (R,) sample of each
+    target; out_pos: its position (image-like) or number (sequences); out_ids: what is to be predicted; dec_ids: the
+    decoder's input there: the symbol before it in a sequence, 0 in image-like streams.
     """
 
     in_row: Ints
@@ -52,7 +54,8 @@ def ranges(count: Ints) -> tuple[Ints, Ints]:
 
 
 def random_order(among: Ints, width: int, rng: np.random.Generator) -> Ints:
-    """A random order of 0..among-1 in the first `among` columns of each row: (B, width); the rest of a row is undefined.
+    """A random order of 0..among-1 in the first `among` columns of each row: (B, width); the rest of a row is
+    undefined.
 
     The index sits in the low bits of the random key, so that a plain (vectorised) sort does it.
     """
@@ -75,8 +78,8 @@ def choose(count: Ints, among: Ints, width: int, rng: np.random.Generator) -> Bo
 def span_shape(length: Ints, a_in: Ints, a_out: Ints) -> tuple[Ints, Ints]:
     """How many tokens to mask, in how many spans, so that both budgets are kept: (masked, spans), for a_in >= 1.
 
-    The input then has length - masked + spans <= a_in tokens, and the target masked + spans >= a_out of them to predict. Spans
-    have three tokens on average, as in T5, where there is room for their sentinels.
+    The input then has length - masked + spans <= a_in tokens, and the target masked + spans >= a_out of them to
+    predict. Spans have three tokens on average, as in T5, where there is room for their sentinels.
     """
     shown = (a_in >= length) & (a_out == 0)
     spans = np.maximum(np.rint(a_out / 4), np.rint((length - a_in) / 2)).astype(np.int64)
@@ -88,8 +91,8 @@ def span_shape(length: Ints, a_in: Ints, a_out: Ints) -> tuple[Ints, Ints]:
 def span_mask(length: Ints, masked: Ints, spans: Ints, width: int, rng: np.random.Generator) -> Bools:
     """Positions to mask: (B, width) bool with `masked` True in each row, in exactly `spans` runs.
 
-    The masked tokens are cut into non-empty runs at random, and the runs put into different gaps of the visible text at random,
-    so every such mask is equally likely.
+    The masked tokens are cut into non-empty runs at random, and the runs put into different gaps of the visible text at
+    random, so every such mask is equally likely.
     """
     cuts = choose(np.maximum(spans - 1, 0), np.maximum(masked - 1, 0), width, rng)
     run_of = np.concatenate([np.zeros((len(length), 1), np.int64), np.cumsum(cuts, axis=1)[:, :-1]], axis=1)
@@ -120,7 +123,9 @@ def split_spans(tokens: Tokens, a_in: Ints, a_out: Ints, rng: np.random.Generato
     in_pos = ranges(keep.sum(axis=1))[1]
 
     symbols = np.full((len(ids), 2 * width + 2), PAD, np.int64)
-    where = np.cumsum(mask, axis=1) + span  # index of a masked token in the target: masked before it, sentinels up to it
+    where = (
+        np.cumsum(mask, axis=1) + span
+    )  # index of a masked token in the target: masked before it, sentinels up to it
     mask_rows, mask_cols = np.nonzero(mask)
     symbols[mask_rows, where[mask_rows, mask_cols]] = ids[mask_rows, mask_cols]
     start_rows, start_cols = np.nonzero(start)

@@ -23,10 +23,10 @@ Ids = npt.NDArray[np.uint16]
 class Stream:
     """One token modality as the model sees it.
 
-    name: "tok_rgb". kind: "image" (tokens on a grid), "vector" (tokens in fixed slots), "sequence" (ragged, text vocabulary).
-    vocab: token ids are 0..vocab-1. length: tokens of a sample; for sequences the most it can have, without [SOS] and [EOS].
-    grid: (rows, columns), rows * columns = length, images only. pairs: a sequence of (field, value) pairs in any order, masked
-    pair by pair and never split (metadata).
+    name: "tok_rgb". kind: "image" (tokens on a grid), "vector" (tokens in fixed slots), "sequence" (ragged, text
+    vocabulary). vocab: token ids are 0..vocab-1. length: tokens of a sample; for sequences the most it can have,
+    without [SOS] and [EOS]. grid: (rows, columns), rows * columns = length, images only. pairs: a sequence of (field,
+    value) pairs in any order, masked pair by pair and never split (metadata).
     """
 
     name: str
@@ -64,7 +64,9 @@ class Stream:
 
 
 def tables(streams: Sequence[Stream]) -> dict[str, int]:
-    """Vocabulary size of each embedding table, in order of first use. ValueError where two sequences disagree about the text."""
+    """Vocabulary size of each embedding table, in order of first use. ValueError where two sequences disagree about the
+    text.
+    """
     sizes: dict[str, int] = {}
     for stream in streams:
         if sizes.setdefault(stream.table, stream.vocab) != stream.vocab:

@@ -1,7 +1,7 @@
 """The training loop: one process, AdamW, warm-up and cosine, and an honest look at held-out photos at the end.
 
-Masks of step n come from the seed and n alone, and the loader's state is one integer, so a run that was stopped goes on exactly as
-if it had not been. Given up for now: several processes (DDP, FSDP2), EMA, gradient accumulation.
+Masks of step n come from the seed and n alone, and the loader's state is one integer, so a run that was stopped goes on
+exactly as if it had not been. Given up for now: several processes (DDP, FSDP2), EMA, gradient accumulation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ CURVE_POINTS = 400
 
 
 class TrainConfig(BaseModel):
-    """Settings of a training run. n_in, n_out: tokens a sample shows and is asked for. holdout: share of photos left out."""
+    """Settings of a training run. n_in, n_out: tokens a sample shows and is asked for. holdout: share of photos left
+    out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,7 +59,9 @@ class TrainConfig(BaseModel):
 
 @dataclass
 class TrainReport:
-    """What a run did. curve: (step, loss). heldout: stream -> loss, uniform, unigram in nats a token. skipped: non-finite steps."""
+    """What a run did. curve: (step, loss). heldout: stream -> loss, uniform, unigram in nats a token. skipped:
+    non-finite steps.
+    """
 
     path: str
     steps: int
@@ -101,7 +105,9 @@ class Run:
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
         self.loader = Loader(corpus, config.batch, config.seed)
-        self.masker = Masker(corpus.streams, components(config, [s.name for s in corpus.streams]), config.n_in, config.n_out)
+        self.masker = Masker(
+            corpus.streams, components(config, [s.name for s in corpus.streams]), config.n_in, config.n_out
+        )
         self.step, self.skipped, self.bad = 0, 0, 0
         self.curve: list[tuple[int, float]] = []
         self.waited = 0.0
@@ -134,14 +140,17 @@ class Run:
         else:
             self.skipped, self.bad = self.skipped + 1, self.bad + 1
             if self.bad >= MAX_BAD_STEPS:
-                raise Incomplete(f"train: {self.bad} steps in a row were not finite (step {self.step}); lower train.lr from {self.config.lr}")
+                raise Incomplete(
+                    f"train: {self.bad} steps in a row were not finite (step {self.step}); lower train.lr from {self.config.lr}"
+                )
         self.step += 1
         self.curve.append((self.step, value))
         return value
 
     def record(self, heldout: dict[str, Heldout]) -> dict[str, Any]:
         return {
-            "step": self.step, "config": self.config.model_dump(mode="json"), "streams": [s.to_json() for s in self.corpus.streams],
+            "step": self.step, "config": self.config.model_dump(mode="json"),
+            "streams": [s.to_json() for s in self.corpus.streams],
             "recipes": self.corpus.recipes, "manifest": self.corpus.manifest, "loader": self.loader.state(),
             "curve": self.curve, "skipped": self.skipped, "heldout": {name: asdict(h) for name, h in heldout.items()},
         }  # fmt: skip
@@ -155,20 +164,29 @@ class Run:
         mine = self.record({})
         for key in ("streams", "recipes"):
             if record[key] != mine[key]:
-                raise ConfigError(f"{folder}: was trained on other {key}; train from the start, or restore that manifest")
+                raise ConfigError(
+                    f"{folder}: was trained on other {key}; train from the start, or restore that manifest"
+                )
         other = [k for k, v in record["config"].items() if k not in ("save_every",) and v != mine["config"][k]]
         if other:
-            raise ConfigError(f"{folder}: was trained with another train.{other[0]}; resume with the same, or give train.name")
+            raise ConfigError(
+                f"{folder}: was trained with another train.{other[0]}; resume with the same, or give train.name"
+            )
         model, _ = checkpoint.load_model(folder)
         self.model.load_state_dict(model.state_dict())
         checkpoint.load_optimizer(folder, self.model, self.optimizer)
         self.loader.restore(record["loader"])
-        self.step, self.skipped, self.curve = record["step"], record["skipped"], [(int(s), float(v)) for s, v in record["curve"]]
+        self.step, self.skipped, self.curve = (
+            record["step"],
+            record["skipped"],
+            [(int(s), float(v)) for s, v in record["curve"]],
+        )
 
 
 def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None, resume: bool = False) -> TrainReport:
-    """Train on the current manifest's tokens; the checkpoint is root/_models/<name>. A finished run of the same settings and tokens
-    is not repeated. ConfigError, before the first step, for anything that cannot be trained on."""
+    """Train on the current manifest's tokens; the checkpoint is root/_models/<name>. A finished run of the same
+    settings and tokens is not repeated. ConfigError, before the first step, for anything that cannot be trained on.
+    """
     corpus = Corpus.open(ds, config.holdout, config.modalities)
     run, folder = Run(corpus, config), models_folder(ds) / config.name
     finished = (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
@@ -196,7 +214,9 @@ def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None
 def _same(record: dict[str, Any], run: Run) -> bool:
     """Whether a checkpoint is the end of this very run."""
     mine = run.record({})
-    return record["step"] == run.config.steps and all(record[key] == mine[key] for key in ("config", "streams", "recipes"))
+    return record["step"] == run.config.steps and all(
+        record[key] == mine[key] for key in ("config", "streams", "recipes")
+    )
 
 
 def thin(curve: list[tuple[int, float]], points: int = CURVE_POINTS) -> list[tuple[int, float]]:

@@ -1,7 +1,9 @@
-"""The geometry of BlazePose: anchors, letterbox, weighted suppression, rotated crops, landmarks back to the image. Pure numpy.
+"""The geometry of BlazePose: anchors, letterbox, weighted suppression, rotated crops, landmarks back to the image. Pure
+numpy.
 
-The numbers are those of MediaPipe's pose_detection and pose_landmark graphs (0.10.21). Pixel coordinates are continuous, with the
-origin at the top-left corner of the top-left pixel; angles are clockwise on the screen, in radians.
+The numbers are those of MediaPipe's pose_detection and pose_landmark graphs (0.10.21). Pixel coordinates are
+continuous, with the origin at the top-left corner of the top-left pixel; angles are clockwise on the screen, in
+radians.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Roi:
 
     def to_image(self, points: Floats) -> Floats:
         """(n, 2) in 0..1 of the square -> (n, 2) image pixels."""
-        return (points - 0.5) @ rotation(self.angle).T * np.float32(self.size) + np.array([self.x, self.y], np.float32)
+        turned = (points - 0.5) @ rotation(self.angle).T * np.float32(self.size)
+        return np.asarray(turned + np.array([self.x, self.y], np.float32), np.float32)
 
 
 def rotation(angle: float) -> Floats:
@@ -76,7 +79,8 @@ def anchors() -> Floats:
 
 
 def decode_detections(raw: Floats, logits: Floats, min_score: float) -> tuple[Floats, Floats]:
-    """The detector's output -> (n, 12) box x0, y0, x1, y1 and four key points x, y in 0..1 of its input, and (n,) scores.
+    """The detector's output -> (n, 12) box x0, y0, x1, y1 and four key points x, y in 0..1 of its input, and (n,)
+    scores.
 
     raw: (2254, 12); logits: (2254,). Key points: 0 middle of the hips, 1 a point on the circle round the body.
     """
@@ -131,7 +135,8 @@ def roi_of(hips: Floats, circle: Floats) -> Roi:
 def refine(points: Floats, heatmaps: Floats, kernel: int = 7, min_confidence: float = 0.5) -> Floats:
     """Move landmarks to the centre of mass of their heat nearby, as MediaPipe does.
 
-    points: (n, 2) in 0..1; heatmaps: logits (h, w, n). A landmark keeps its place where no heat near it passes min_confidence.
+    points: (n, 2) in 0..1; heatmaps: logits (h, w, n). A landmark keeps its place where no heat near it passes
+    min_confidence.
     """
     height, width, _ = heatmaps.shape
     refined = points.copy()

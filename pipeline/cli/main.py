@@ -1,7 +1,7 @@
 """The command `manymodal`: its sub-commands, and the one place where errors become sentences and exit codes.
 
-Exit codes: 0 complete, 1 ended incomplete, 2 usage or config, 3 damage found, 4 storage unreachable, 130/143 interrupted and
-resumable by the same command.
+Exit codes: 0 complete, 1 ended incomplete, 2 usage or config, 3 damage found, 4 storage unreachable, 130/143
+interrupted and resumable by the same command.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ app = typer.Typer(
     help="One image in, many aligned modalities out, then tokens, then one any-to-any model.",
 )  # fmt: skip
 for command in (
-    data.init, data.ingest, data.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status, pages.gallery, pages.demo, pages.doctor,
+    data.init, data.ingest, data.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status,
+    pages.gallery, pages.demo, pages.doctor,
 ):  # fmt: skip
     app.command()(command)
 
 
 class _Stop:
-    """First signal: stop in order (KeyboardInterrupt where the program stands). Second: at once. Both leave a resumable state."""
+    """First signal: stop in order (KeyboardInterrupt where the program stands). Second: at once. Both leave a resumable
+    state.
+    """
 
     def __init__(self) -> None:
         self.code = 0

@@ -12,7 +12,9 @@ from pipeline.cli.data import AsJson, Assign, Run, Target, settings
 
 def gallery(
     target: Target,
-    out: Annotated[str | None, typer.Option("--out", help="Where to write the page; default: gallery.html in the data set.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where to write the page; default: gallery.html in the data set.")
+    ] = None,
     rows: Annotated[int, typer.Option("--rows", help="Photos to show, held-out ones first.")] = 40,
     assign: Assign = None,
 ) -> None:
@@ -35,7 +37,9 @@ def run_gallery(config: Any, out: str | None = None, rows: int = 40, quiet: bool
 
 def demo(
     out: Annotated[str, typer.Option("--out", help="Where the demo's data set and page go.")] = "demo-out",
-    images: Annotated[str | None, typer.Option("--images", help="Your own folder of photos, instead of the demo's.")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="Your own folder of photos, instead of the demo's.")
+    ] = None,
     executor: Run = None,
     assign: Assign = None,
 ) -> None:
@@ -50,7 +54,12 @@ def demo(
     root = Path(out)
     if images is not None and not Path(images).is_dir():
         raise ConfigError(f"--images {images}: no such folder")
-    if root.exists() and any(root.iterdir()) and not (root / "dataset.json").is_file() and not (root / CONFIG_NAME).is_file():
+    if (
+        root.exists()
+        and any(root.iterdir())
+        and not (root / "dataset.json").is_file()
+        and not (root / CONFIG_NAME).is_file()
+    ):
         raise ConfigError(f"--out {out}: is a folder with other things in it. Choose a new or empty one.")
     root.mkdir(parents=True, exist_ok=True)
     if not (root / CONFIG_NAME).is_file():
@@ -90,8 +99,17 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     else:
-        table("This machine", ("check", "found", "fine"), [(c["check"], c["found"], "yes" if c["fine"] else "NO: " + c["do"]) for c in found["checks"]])
-        rows = [(b["labeler"], b["backend"], b["code"], b["weights"], "yes" if b["commercial"] else "NO", b["at_hand"]) for b in found["backends"]]
-        table("Backends", ("labeler", "backend", "code licence", "weights licence", "commercial", "weights at hand"), rows)
+        table(
+            "This machine",
+            ("check", "found", "fine"),
+            [(c["check"], c["found"], "yes" if c["fine"] else "NO: " + c["do"]) for c in found["checks"]],
+        )
+        rows = [
+            (b["labeler"], b["backend"], b["code"], b["weights"], "yes" if b["commercial"] else "NO", b["at_hand"])
+            for b in found["backends"]
+        ]
+        table(
+            "Backends", ("labeler", "backend", "code licence", "weights licence", "commercial", "weights at hand"), rows
+        )
     if not all(c["fine"] for c in found["checks"]):
         raise Incomplete("doctor: something above is not fine")

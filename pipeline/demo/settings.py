@@ -7,6 +7,7 @@ from pipeline.template import config_template
 CHANGES = {
     "name: photos": "name: demo",
     "shard_size: 32 ": "shard_size: 16 ",
+    "views: 4 ": "views: 8 ",
     "fit_seconds: 12 ": "fit_seconds: 14 ",
 }
 

@@ -1,7 +1,8 @@
 """The Ray executor: one pool of actors a step, sized by resources. The only file that knows Ray.
 
-Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item is in flight per actor; a dead actor
-costs the item it held, which is given to a fresh one, at most three times. Pools that have run dry make room for others.
+Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item is in flight per actor; a
+dead actor costs the item it held, which is given to a fresh one, at most three times. Pools that have run dry make room
+for others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class RayUnavailable(Exception):
 
 
 def start_ray() -> None:
-    """Join the cluster RAY_ADDRESS names, or start one on this machine; nothing where Ray already runs. RayUnavailable if neither."""
+    """Join the cluster RAY_ADDRESS names, or start one on this machine; nothing where Ray already runs. RayUnavailable
+    if neither.
+    """
     import ray
 
     if ray.is_initialized():
@@ -48,7 +51,9 @@ class _Actor:
 
 
 class RayExecutor:
-    """See the module. stall_s: seconds without any item ending after which the run ends with an error instead of hanging."""
+    """See the module. stall_s: seconds without any item ending after which the run ends with an error instead of
+    hanging.
+    """
 
     name = "ray"
 
@@ -64,7 +69,9 @@ class RayExecutor:
                 if run.collect(timeout=5.0):
                     last = time.monotonic()
                 elif time.monotonic() - last > self.stall_s:
-                    raise Incomplete(f"no shard ended for {self.stall_s:.0f} s; ended the run. Run the same command to resume.")
+                    raise Incomplete(
+                        f"no shard ended for {self.stall_s:.0f} s; ended the run. Run the same command to resume."
+                    )
         finally:
             run.close()
 
@@ -78,6 +85,7 @@ class _Run:
         self.ray, self.pools, self.queue = ray, pools, queue
         total = ray.cluster_resources()
         self.free = {"cpu": total.get("CPU", 1.0), "gpu": total.get("GPU", 0.0)}
+        self.has_gpu = self.free["gpu"] > 0  # without any in the cluster, every labeler runs on CPUs alone
         self.idle: dict[str, list[Any]] = {}
         self.busy: dict[Any, tuple[str, Any, int]] = {}  # call -> (step, actor, shard)
 
@@ -94,7 +102,7 @@ class _Run:
     def _actor(self, step: str) -> Any | None:
         if self.idle.get(step):
             return self.idle[step].pop()
-        need = {"cpu": self.pools[step].cpu, "gpu": self.pools[step].gpu}
+        need = self._need(step)
         while any(self.free[kind] + 1e-6 < need[kind] for kind in need):
             spare = next((name for name, actors in self.idle.items() if actors and not self.queue.count(name)), None)
             if spare is None:
@@ -108,12 +116,17 @@ class _Run:
         return remote.remote(self.pools[step])
 
     def _refuse(self, step: str, need: Mapping[str, float]) -> None:
-        raise Incomplete(f"{step} needs {need['cpu']} CPUs and {need['gpu']} GPUs a worker; the cluster has {self.free}. Add a node.")
+        raise Incomplete(
+            f"{step} needs {need['cpu']} CPUs and {need['gpu']} GPUs a worker; the cluster has {self.free}. Add a node."
+        )
+
+    def _need(self, step: str) -> dict[str, float]:
+        return {"cpu": self.pools[step].cpu, "gpu": self.pools[step].gpu if self.has_gpu else 0.0}
 
     def _end(self, step: str, actor: Any) -> None:
         self.ray.kill(actor)
-        self.free["cpu"] += self.pools[step].cpu
-        self.free["gpu"] += self.pools[step].gpu
+        for kind, amount in self._need(step).items():
+            self.free[kind] += amount
 
     def collect(self, timeout: float) -> bool:
         """Wait for a call to end and take its outcome. False if none ended in time."""

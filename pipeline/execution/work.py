@@ -26,7 +26,9 @@ Worker = Callable[[int, int], tuple[Commit, ...]]  # (shard, attempt) -> commits
 
 @dataclass(frozen=True)
 class Pool:
-    """Workers of one step. make: builds a worker in the process that runs it; must pickle. cpu, gpu: what one worker takes."""
+    """Workers of one step. make: builds a worker in the process that runs it; must pickle. cpu, gpu: what one worker
+    takes.
+    """
 
     make: Callable[[], Worker]
     cpu: float = 1.0

@@ -1,1 +1,3 @@
-"""Taking images in: sources name candidates, each is normalised or quarantined, and what is new becomes index and rgb shards."""
+"""Taking images in: sources name candidates, each is normalised or quarantined, and what is new becomes index and rgb
+shards.
+"""

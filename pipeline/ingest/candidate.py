@@ -76,7 +76,9 @@ def read_file(path: Path, limit: int) -> bytes:
         raise Unusable("bad_name", str(error)) from error
     except FileNotFoundError as error:
         broken = path.is_symlink()
-        raise Unusable("broken_link" if broken else "missing", "its target does not exist" if broken else "no such file") from error
+        raise Unusable(
+            "broken_link" if broken else "missing", "its target does not exist" if broken else "no such file"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
             raise  # the machine's trouble, not the file's

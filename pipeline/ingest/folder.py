@@ -1,4 +1,6 @@
-"""A folder of photos, walked to the bottom in the order of names, and the side-cars (equal stem: a.jpg, a.txt, a.json) in it."""
+"""A folder of photos, walked to the bottom in the order of names, and the side-cars (equal stem: a.jpg, a.txt, a.json)
+in it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from pathlib import Path
 from labelers.core.images import DEFAULT_LIMITS
 from pipeline.errors import ConfigError
 from pipeline.ingest.candidate import (
-    IMAGE_EXTS, MAX_SIDECAR, SIDECAR_EXTS, Candidate, Payload, Unusable, extension, read_file, refused, uri_of,
+    IMAGE_EXTS,
+    MAX_SIDECAR,
+    SIDECAR_EXTS,
+    Candidate,
+    Payload,
+    Unusable,
+    extension,
+    read_file,
+    refused,
+    uri_of,
 )  # fmt: skip
 from pipeline.ingest.tars import read_tar
 
@@ -39,9 +50,11 @@ def read_sidecars(path: Path) -> dict[str, bytes]:
 
 
 def walk(root: Path, exclude: Path | None = None) -> Iterator[Candidate]:
-    """Every file below `root` with the extension of an image, and the samples of every tar; other files are no business of ours.
+    """Every file below `root` with the extension of an image, and the samples of every tar; other files are no business
+    of ours.
 
-    Each folder is walked once: linked folders come after the real ones, and a link back into what was walked is passed over.
+    Each folder is walked once: linked folders come after the real ones, and a link back into what was walked is passed
+    over.
     """
     seen: set[tuple[int, int]] = set()
     if exclude is not None and exclude.is_dir():
@@ -64,12 +77,16 @@ def _walk_real(folder: Path, seen: set[tuple[int, int]], linked: list[Path]) -> 
         seen.add(_identity(folder))
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except OSError as error:
-        raise ConfigError(f"{ascii(str(folder))}: cannot be listed ({error.strerror}). Check its rights, or move it away.") from error
+        raise ConfigError(
+            f"{str(folder)!a}: cannot be listed ({error.strerror}). Check its rights, or move it away."
+        ) from error
     for entry in entries:
         path, ext = Path(entry.path), extension(entry.name)
         if entry.is_dir(follow_symlinks=False):
             if ext in IMAGE_EXTS:
-                yield refused(uri_of(path), "directory", "a folder has the name of an image; what is in it is read as usual")
+                yield refused(
+                    uri_of(path), "directory", "a folder has the name of an image; what is in it is read as usual"
+                )
             yield from _walk_real(path, seen, linked)
         elif entry.is_symlink() and path.is_dir():
             linked.append(path)

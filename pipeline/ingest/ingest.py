@@ -1,8 +1,9 @@
-"""Ingest: candidates to samples. Normalise, find duplicates, quarantine what cannot be used, append index and rgb shards.
+"""Ingest: candidates to samples. Normalise, find duplicates, quarantine what cannot be used, append index and rgb
+shards.
 
-A shard is written in this order: rgb tar, rgb commit, index. The index comes last and is what makes the shard exist, so a crash
-before it leaves a shard that the next run writes again, and a crash after it leaves nothing to do. Ids are the first 32 hex
-digits of the sha256 of the source bytes: the same photo has the same id wherever it comes from.
+A shard is written in this order: rgb tar, rgb commit, index. The index comes last and is what makes the shard exist, so
+a crash before it leaves a shard that the next run writes again, and a crash after it leaves nothing to do. Ids are the
+first 32 hex digits of the sha256 of the source bytes: the same photo has the same id wherever it comes from.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Taken:
 
 @dataclass
 class IngestReport:
-    """samples, shards: in the data set now. new: added by this run. known: seen again at the same place. duplicates: (uri, uri of
-    the first with the same bytes). quarantined: (uri, reason, error)."""
+    """samples, shards: in the data set now. new: added by this run. known: seen again at the same place. duplicates:
+    (uri, uri of the first with the same bytes). quarantined: (uri, reason, error).
+    """
 
     samples: int = 0
     new: int = 0
@@ -87,7 +89,9 @@ def _in_order(candidates: Iterator[Candidate]) -> Iterator[Taken | Entry]:
 
 
 def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: None) -> IngestReport:
-    """Append what is new in the sources to the data set. ConfigError where they hold no usable image and the data set neither."""
+    """Append what is new in the sources to the data set. ConfigError where they hold no usable image and the data set
+    neither.
+    """
     root = Path(ds.storage.url) if "://" not in ds.storage.url else None
     recipe = ds.put_recipe(RGB_RECIPE)
     ds.update_manifest({"rgb": recipe})
@@ -109,14 +113,19 @@ def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: No
         if len(pending) == ds.shard_size:
             _write_shard(ds, recipe, pending)
             report.new, pending = report.new + len(pending), []
-        progress("ingest", seen, max(seen, report.samples), "")
+        progress("ingest", seen, 0, "")
     if pending:
         _write_shard(ds, recipe, pending)
         report.new += len(pending)
+    progress("ingest", seen, seen, "")
     append_quarantine(ds, report.quarantined)
     report.samples, report.shards = len(first), len(ds.shards())
     if not first:
-        found = f"{len(report.quarantined)} files, none usable; the first: {': '.join(report.quarantined[0][:2])}" if seen else "no image"
+        found = (
+            f"{len(report.quarantined)} files, none usable; the first: {': '.join(report.quarantined[0][:2])}"
+            if seen
+            else "no image"
+        )
         raise ConfigError(f"{', '.join(specs)}: {found}. Name a folder, tar or list with images in it.")
     return report
 
@@ -132,7 +141,9 @@ def _write_shard(ds: Dataset, recipe: str, taken: Sequence[Taken]) -> None:
     write = partial(write_tar, modality="rgb", samples=[(t.row.id, t.members) for t in taken], inputs={})
     replace(ds, draft, write, verify_rgb, ids)
     if not ds.publish_index(k, [t.row for t in taken]):
-        raise DamageError(f"{ds.storage.url}: index shard {k} was written by another ingest meanwhile. Run the command again.")
+        raise DamageError(
+            f"{ds.storage.url}: index shard {k} was written by another ingest meanwhile. Run the command again."
+        )
 
 
 def verify_rgb(path: Path) -> Verified:

@@ -1,6 +1,8 @@
-"""Lists of paths or URIs as a source: Parquet, CSV and TSV with a column uri, path or url (and perhaps caption), or text lines.
+"""Lists of paths or URIs as a source: Parquet, CSV and TSV with a column uri, path or url (and perhaps caption), or
+text lines.
 
-Relative paths count from the list's folder. Side-cars beside a listed image come along; the list's own caption goes before them.
+Relative paths count from the list's folder. Side-cars beside a listed image come along; the list's own caption goes
+before them.
 """
 
 from __future__ import annotations
@@ -34,16 +36,26 @@ def read_list(path: Path) -> Iterator[Candidate]:
             else:
                 yield _listed(folder, entry.strip(), caption)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again.") from error
+        raise ConfigError(
+            f"{path}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again."
+        ) from error
 
 
 def _listed(folder: Path, entry: str, caption: str | None) -> Candidate:
     """The candidate an entry of a list names."""
     scheme = urlsplit(entry).scheme if "://" in entry else ""
     if scheme in ("http", "https"):
-        return refused(quote(entry, safe=":/?&=%#"), "remote_urls_off", "web addresses are not fetched; download it, and list the file")
+        return refused(
+            quote(entry, safe=":/?&=%#"),
+            "remote_urls_off",
+            "web addresses are not fetched; download it, and list the file",
+        )
     if scheme not in ("", "file"):
-        return refused(quote(entry, safe=":/?&=%#"), "unsupported_scheme", f"{scheme}:// cannot be read; list a file of this machine")
+        return refused(
+            quote(entry, safe=":/?&=%#"),
+            "unsupported_scheme",
+            f"{scheme}:// cannot be read; list a file of this machine",
+        )
     local = Path(os.fsdecode(unquote_to_bytes(urlsplit(entry).path))) if scheme else folder / entry
     if "\0" in str(local):
         return refused(quote(entry), "bad_name", "the path has a NUL character in it")
@@ -62,7 +74,9 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[str, str | None]:
     """The columns of a list that are used: that of the path, and that of the caption or None."""
     found = [name for name in _URI_COLUMNS if name in names]
     if not found:
-        raise ConfigError(f"{path}: has no column uri, path or url; its columns are {', '.join(map(str, names)) or 'none'}.")
+        raise ConfigError(
+            f"{path}: has no column uri, path or url; its columns are {', '.join(map(str, names)) or 'none'}."
+        )
     return found[0], "caption" if "caption" in names else None
 
 

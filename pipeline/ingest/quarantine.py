@@ -1,4 +1,6 @@
-"""Inputs that could not be used, kept as data: _quarantine/<content>.parquet with uri, reason and error; each entry once."""
+"""Inputs that could not be used, kept as data: _quarantine/<content>.parquet with uri, reason and error; each entry
+once.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,8 @@ def append_quarantine(ds: Dataset, entries: Sequence[Entry]) -> int:
         name = hashlib.sha256(canonical_json(fresh)).hexdigest()[:16]
         with ds.storage.scratch() as folder:
             path = folder / f"{name}.parquet"
-            write_parquet(path, pa.Table.from_pylist([dict(zip(SCHEMA.names, e, strict=True)) for e in fresh], schema=SCHEMA))
+            write_parquet(
+                path, pa.Table.from_pylist([dict(zip(SCHEMA.names, e, strict=True)) for e in fresh], schema=SCHEMA)
+            )
             ds.storage.publish(path, f"_quarantine/{path.name}")
     return len(fresh)

@@ -1,10 +1,9 @@
 """Where candidate images come from: a folder, WebDataset tars, or a list of paths, told apart by what the spec names.
 
-    photos/                        a folder, with all folders below it, in the order of names; tars in it are read as below
-    photo.jpg                      one image
-    laion-{00000..00041}.tar       WebDataset tars (one, or a brace pattern) in the img2dataset layout: image, .txt, .json
-    list.parquet | .csv | .tsv     a list with a column uri, path or url, and perhaps caption
-    list.txt                       a path or URI a line
+photos/                        a folder, with all folders below it, in the order of names; tars in it are read as below
+photo.jpg                      one image laion-{00000..00041}.tar       WebDataset tars (one, or a brace pattern) in the
+img2dataset layout: image, .txt, .json list.parquet | .csv | .tsv     a list with a column uri, path or url, and perhaps
+caption list.txt                       a path or URI a line
 
 Sources only name and read; what is no image is found out by decoding, one candidate at a time.
 """
@@ -24,11 +23,14 @@ from pipeline.ingest.tars import read_tar
 def open_source(spec: str, exclude: Path | None = None) -> Iterator[Candidate]:
     """Candidates of one source, in an order that depends on names and contents alone.
 
-    exclude: a folder not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing usable.
+    exclude: a folder not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing
+    usable.
     """
     path = Path(spec.removeprefix("file://")).expanduser()
     if "://" in str(spec.removeprefix("file://")) or spec.startswith("pipe:"):
-        raise ConfigError(f"{spec}: sources are folders, .tar files and lists on this machine. Copy it here, or mount it.")
+        raise ConfigError(
+            f"{spec}: sources are folders, .tar files and lists on this machine. Copy it here, or mount it."
+        )
     if path.is_dir():
         return walk(path, exclude)
     if path.is_file():
@@ -39,7 +41,9 @@ def open_source(spec: str, exclude: Path | None = None) -> Iterator[Candidate]:
             return read_list(path)
         if ext in IMAGE_EXTS:
             return iter([file_candidate(path)])
-        raise ConfigError(f"{spec}: neither a folder, an image, a .tar, nor a list ({', '.join('.' + e for e in LIST_EXTS)}).")
+        raise ConfigError(
+            f"{spec}: neither a folder, an image, a .tar, nor a list ({', '.join('.' + e for e in LIST_EXTS)})."
+        )
     if "{" in spec and spec.endswith(".tar"):
         return _read_tars(spec)
     raise ConfigError(f"{spec}: no such file or folder. Check the path of the source.")

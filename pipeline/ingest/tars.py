@@ -1,7 +1,8 @@
 """WebDataset tars as a source: image, .txt and .json of one key, next to each other (the layout of img2dataset).
 
-Read with tarfile and checks of our own, because a tar that was cut reads, in webdataset and in tarfile alike, as a smaller data
-set without an error. Every member is judged: plain files of plain names and bounded size; nothing is ever extracted to disk.
+Read with tarfile and checks of our own, because a tar that was cut reads, in webdataset and in tarfile alike, as a
+smaller data set without an error. Every member is judged: plain files of plain names and bounded size; nothing is ever
+extracted to disk.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from webdataset.tariterators import base_plus_ext
 
 from labelers.core.images import DEFAULT_LIMITS
 from pipeline.ingest.candidate import (
-    IMAGE_EXTS, MAX_SIDECAR, SIDECAR_EXTS, Candidate, Payload, extension, refused, uri_of,
+    IMAGE_EXTS,
+    MAX_SIDECAR,
+    SIDECAR_EXTS,
+    Candidate,
+    Payload,
+    extension,
+    refused,
+    uri_of,
 )  # fmt: skip
 
 _BLOCK = 512
@@ -50,16 +58,22 @@ def read_tar(path: Path) -> Iterator[Candidate]:
     except (_Cut, tarfile.TarError, EOFError, OSError) as error:
         for name in group:
             if extension(name) in IMAGE_EXTS:
-                yield refused(uri_of(path, name), "truncated_tar", "the last sample before the tar ends too soon; it may lack parts")
+                yield refused(
+                    uri_of(path, name),
+                    "truncated_tar",
+                    "the last sample before the tar ends too soon; it may lack parts",
+                )
         detail = error.strerror or "cannot be read" if isinstance(error, OSError) else str(error)
         yield refused(uri_of(path), "truncated_tar", f"{detail}, after {samples} whole samples. Fetch the file again.")
 
 
 def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
-    """Headers in order, in bounded memory. _Cut unless the last is followed by the end-of-archive blocks and nothing else."""
+    """Headers in order, in bounded memory. _Cut unless the last is followed by the end-of-archive blocks and nothing
+    else.
+    """
     end = 0
     while (info := tar.next()) is not None:
-        tar.members = []  # type: ignore[misc]  # tarfile would keep every header
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         yield info
         end = tar.offset
     with path.open("rb") as handle:
@@ -92,7 +106,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     handle = tar.extractfile(info)
     data = handle.read() if handle else b""
     if len(data) != info.size:
-        raise _Cut(f"cut inside member {ascii(info.name)}")
+        raise _Cut(f"cut inside member {info.name!a}")
     return data
 
 

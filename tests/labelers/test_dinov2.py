@@ -110,7 +110,7 @@ def test_features_go_round_trip() -> None:
     assert back.dtype == np.float16
     assert np.array_equal(back, label)
     assert FEATURES.encode(back) == data
-    with pytest.raises(LabelError, match="no .npy array"):
+    with pytest.raises(LabelError, match=r"no \.npy array"):
         FEATURES.decode(data[:50])
 
 

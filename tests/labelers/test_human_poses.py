@@ -49,7 +49,7 @@ def person(seed: int = 0) -> dict[str, Any]:
 def test_anchors() -> None:
     anchors = bp.anchors()
     assert anchors.shape == (2254, 2)
-    assert 0 < anchors.min()
+    assert anchors.min() > 0
     assert anchors.max() < 1
     np.testing.assert_allclose(anchors[[0, 1, 2]] * 28, [[0.5, 0.5], [0.5, 0.5], [1.5, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(anchors[1568 + 392 :][[0, 5, 6]] * 7, [[0.5, 0.5], [0.5, 0.5], [1.5, 0.5]], rtol=1e-6)
@@ -103,7 +103,7 @@ def test_the_crop_stands_the_body_up(dx: float, dy: float, angle: float) -> None
     assert (roi.x, roi.y, roi.size) == (50, 60, 25)
     assert roi.angle == pytest.approx(angle)
     head = roi.to_image(np.array([[0.5, 0.5 - 10 / 25]], np.float32))[0]  # straight up in the crop
-    np.testing.assert_allclose(head, hips + [dx, dy], atol=1e-4)
+    np.testing.assert_allclose(head, np.add(hips, [dx, dy]), atol=1e-4)
 
 
 @given(st.floats(-3, 3), st.floats(60, 240), st.integers(0, 1000))

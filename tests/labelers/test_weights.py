@@ -122,7 +122,7 @@ def test_missing_member_names_the_near_one(index: Path, cache: Path) -> None:
 
 
 def test_missing_package(index: Path, cache: Path) -> None:
-    with pytest.raises(WeightError, match="no wheel of tiny-net==1.0"):
+    with pytest.raises(WeightError, match=r"no wheel of tiny-net==1\.0"):
         resolve(NET, cache)
 
 

@@ -45,7 +45,10 @@ def test_changed_input_makes_stale() -> None:
 def test_new_recipe_plans_only_itself_and_its_readers() -> None:
     new = [Step("depth", (RGB,), (("depth", "d1"),)), Step("metadata", (RGB, ("depth", "d1")), (("metadata", "m1"),))]
     items = plan(new, [0], world())
-    assert [(i.step, i.why, i.after) for i in items] == [("depth", "missing", ()), ("metadata", "missing", (("depth", 0),))]
+    assert [(i.step, i.why, i.after) for i in items] == [
+        ("depth", "missing", ()),
+        ("metadata", "missing", (("depth", 0),)),
+    ]
 
 
 def test_new_shard_after_growth() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from labelers.core.labeler import Sample
 from labelers.core.modality import Null
 from labelers.metadata import FIELDS, Metadata, describe
-from labelers.core.labeler import Sample
 from tokenize_shards import grammar
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
@@ -29,7 +29,9 @@ UNIT = st.floats(0, 100, width=32)
 def pose() -> MLPPQ:
     """A codec of random poses, fitted for one step: enough for exact codes."""
     codec = MLPPQ(MLPPQConfig("human_poses", "landmarks", dim=99, heads=8, codes=1024, latent=8, width=32))
-    codec.fit(np.random.default_rng(0).normal(0, 0.3, (40, 99)).astype(np.float32), np.zeros((0, 99), np.float32), steps=1)
+    codec.fit(
+        np.random.default_rng(0).normal(0, 0.3, (40, 99)).astype(np.float32), np.zeros((0, 99), np.float32), steps=1
+    )
     return codec
 
 
@@ -41,7 +43,9 @@ def person(box: tuple[float, float, float, float], seed: int = 0) -> dict[str, o
 @given(st.lists(st.tuples(UNIT, UNIT, UNIT, UNIT, st.integers(0, 79)), max_size=300))
 @settings(max_examples=60)
 def test_boxes_come_back_within_half_a_bin(rows: list[tuple[float, float, float, float, int]]) -> None:
-    boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d, _ in rows], np.float32).reshape(-1, 4)
+    boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d, _ in rows], np.float32).reshape(
+        -1, 4
+    )
     found = grammar.decode_boxes(grammar.encode_boxes(boxes, [row[4] for row in rows], WHOLE))
     from tokenize_shards.views import cut_boxes
 
@@ -63,7 +67,9 @@ def test_palettes_are_exact(colours: list[np.ndarray], number: int) -> None:
 
 def test_every_palette_size_is_drawn() -> None:
     palettes = [np.zeros((n + 1, 3), np.uint8) for n in range(7)]
-    assert {len(grammar.encode_palette(palettes, (f"{i:032x}", 0, 0))) for i in range(80)} == {1 + 3 * n for n in range(1, 8)}
+    assert {len(grammar.encode_palette(palettes, (f"{i:032x}", 0, 0))) for i in range(80)} == {
+        1 + 3 * n for n in range(1, 8)
+    }
 
 
 @given(arrays(np.uint8, (5, 7, 3)))

@@ -1,4 +1,6 @@
-"""Product-quantised vectors: they come back close, whatever the batch, from a file too, and from very few training vectors."""
+"""Product-quantised vectors: they come back close, whatever the batch, from a file too, and from very few training
+vectors.
+"""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def test_view_is_the_same_on_every_machine() -> None:
 
 
 @settings(max_examples=200)
-@given(
-    st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 50), st.integers(0, 9), st.text("0123456789abcdef")
-)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 50), st.integers(0, 9), st.text("0123456789abcdef"))
 def test_every_view_is_a_square_inside_the_image(width: int, height: int, view: int, seed: int, id: str) -> None:
     v = view_of(id, seed, view, width, height)
     assert v.x1 - v.x0 == v.y1 - v.y0 >= 1
