@@ -23,9 +23,11 @@ class _Section(BaseModel):
 
 
 class LabelerConfig(_Section):
-    """One labeler's settings. params: its own parameters. weights: URL by slot. store: keep dense features in shards."""
+    """One labeler's settings. enabled: null leaves it to the labeler. params: its own parameters. weights: URL by slot.
+    store: keep dense features in shards.
+    """
 
-    enabled: bool = True
+    enabled: bool | None = None
     params: dict[str, Any] = {}
     weights: dict[str, str] = {}
     store: bool = False
@@ -58,10 +60,13 @@ class Config(_Section):
     train: dict[str, Any] = Field({}, description="settings of the trainer; `manymodal train` checks them")
 
     def enabled_labelers(self) -> dict[str, LabelerConfig]:
-        """The labelers of a run, by name: every known one unless switched off, in the registry's order."""
-        return {
-            name: settings for name in all_labelers() if (settings := self.labelers.get(name, LabelerConfig())).enabled
-        }
+        """The labelers of a run, by name, in the registry's order: those switched on here, or on by default."""
+        chosen = {}
+        for name, cls in all_labelers().items():
+            settings = self.labelers.get(name, LabelerConfig())
+            if cls.default_on if settings.enabled is None else settings.enabled:
+                chosen[name] = settings
+        return chosen
 
     def labeler(self, name: str, files: Mapping[str, Path] | None = None) -> Labeler:
         """The labeler of that name with this configuration's parameters."""

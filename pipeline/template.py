@@ -1,6 +1,4 @@
-"""The commented configuration `manymodal init` writes: every labeler with its parameters, weights and licences,
-switched on.
-"""
+"""The commented configuration `manymodal init` writes: every labeler with its parameters, weights and licences."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def _labeler_lines(cls: type[Labeler]) -> str:
         "" if licence.commercial else ", NOT for commercial use"
     )
     makes = ", ".join(m.name + ("" if m.stored else " (not stored unless store: true)") for m in cls.produces)
-    lines = [f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms}", "    enabled: true"]
+    lines = [f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms}", f"    enabled: {str(cls.default_on).lower()}"]
     params = cls.Params().model_dump(mode="json")
     if params:
         lines.append("    params:")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from labelers.core.registry import all_labelers, all_modalities
@@ -51,7 +51,7 @@ def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Galle
     predictor = _predictor(ds, config)
     photos = choose(ds, config, rows)
     columns = Columns(ds, photos, config.tokens.seed, predictor)
-    names = [name for name in found["modalities"] if not name.startswith("tok_")]
+    names = in_order(found["modalities"])
     for done, name in enumerate(names):
         progress("gallery", done, len(names), name)
         columns.fill(name)
@@ -64,6 +64,18 @@ def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Galle
         train=_training(predictor, reports), warnings=list(found["damage"]),
         made=f"manymodal, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, manifest {found['manifest']}",
     )  # fmt: skip
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Label modalities as a person wants to see them: pictures and maps, then people, colours, words, vectors."""
+    kinds = ("rgb", "map", "features", "people", "record", "text", "vector")
+    known = all_modalities()
+
+    def place(name: str) -> tuple[int, str]:
+        kind = name if name == "rgb" else known[name].kind if name in known else "record"
+        return kinds.index("people" if name == "human_poses" else kind), name
+
+    return sorted((name for name in names if not name.startswith("tok_")), key=place)
 
 
 def _predictor(ds: Dataset, config: Config) -> Predictor | None:
@@ -127,9 +139,8 @@ def _stages(reports: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[S
 def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
     rows = []
     labelers, known = all_labelers(), all_modalities()
-    for name, m in found["modalities"].items():
-        if name.startswith("tok_"):
-            continue
+    for name in in_order(found["modalities"]):
+        m = found["modalities"][name]
         weight = next(iter(m["weights"].values()), {"sha256": "", "url": ""})
         cls = labelers.get(m["labeler"])
         licence = "" if cls is None else f"code {cls.licence.code}, weights {cls.licence.weights}"

@@ -71,6 +71,7 @@ class Labeler(ABC):
     weights: ClassVar[Mapping[str, str]] = {}
     licence: ClassVar[Licence] = Licence("Apache-2.0")
     uses_pixels: ClassVar[bool] = True
+    default_on: ClassVar[bool] = True  # False: off until the configuration enables it (weights that need a model hub)
     Params: ClassVar[type[Params]] = Params
 
     def __init__(self, params: BaseModel | None = None, files: Mapping[str, Path] | None = None) -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 # Colours that occur nowhere else: each is replaced in the finished SVG by a variable of the style sheet.
 LINE, DOTS, INK, GRID = "#010203", "#040506", "#070809", "#0a0b0c"
@@ -46,6 +46,8 @@ def fit_curve(losses: Sequence[float], name: str) -> Markup:
         positive = [x for x in losses if math.isfinite(x)]
         if positive and min(positive) > 0 and max(positive) > 10 * min(positive):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(3))
         _finish(axes)

@@ -1,0 +1,214 @@
+"""The command line: exit codes, one clear sentence for each thing that goes wrong, JSON where a program reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipeline.cli.main import main
+from tests.world import fake_photos, snapshot
+
+CHEAP = [
+    "--executor", "local", "--set", "labelers.dinov2.enabled=false", "--set", "labelers.human_poses.enabled=false",
+    "--set", "labelers.minilm_caption.enabled=false",
+]  # fmt: skip
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `manymodal` in this process as the console script does."""
+
+    def run(*words: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["manymodal", *map(str, words)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def data(tmp_path: Path, command: Command) -> Path:
+    """Seven photos, ingested and labelled with what is cheap."""
+    root = tmp_path / "data"
+    photos = fake_photos(tmp_path / "photos", 7)
+    assert command("ingest", root, photos, "--set", "shard_size=5").code == 0
+    assert command("label", root, *CHEAP).code == 0
+    return root
+
+
+def test_init_writes_a_config_once(tmp_path: Path, command: Command) -> None:
+    assert command("init", tmp_path / "x").code == 0
+    text = (tmp_path / "x" / "manymodal.yaml").read_text()
+    said = command("init", tmp_path / "x")
+    assert said.code == 2
+    assert "not overwritten" in said.err
+    assert (tmp_path / "x" / "manymodal.yaml").read_text() == text
+
+
+def test_status_is_one_object(data: Path, command: Command) -> None:
+    said = command("status", data, "--json")
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert (found["samples"], found["shards"]) == (7, 2)
+    assert {"rgb", "canny_edge", "color_palette", "metadata", "caption"} <= set(found["modalities"])
+    for row in found["modalities"].values():
+        assert {"recipe", "backend", "weights", "committed", "nulls", "stale", "missing"} <= set(row)
+        assert (row["committed"], row["missing"], row["stale"]) == (2, 0, 0)
+    assert found["modalities"]["caption"]["nulls"] == 7, "no side-cars, so explicit nulls"
+    table = command("status", data)
+    assert table.out == "", "the table is for people, on stderr"
+    assert "canny_edge" in table.err
+
+
+def test_label_again_does_nothing(data: Path, command: Command) -> None:
+    before = snapshot(data)
+    said = command("label", data, *CHEAP, "--json")
+    assert said.code == 0
+    assert json.loads(said.out)["todo"] == 0
+    assert "0 shards to do" in said.err
+    assert snapshot(data) == before
+
+
+def test_plan_and_dry_run_say_and_do_nothing(data: Path, command: Command) -> None:
+    before = snapshot(data)
+    words = ("--set", "labelers.canny_edge.params.low=40", *CHEAP[2:])
+    for said in (command("plan", data, *words, "--json"), command("label", data, *words, "--dry-run", "--json")):
+        assert said.code == 0
+        found = json.loads(said.out)
+        assert found["todo"] == 2
+        assert [s["labeler"] for s in found["steps"] if s["missing"]] == ["canny_edge"]
+    assert snapshot(data) == before
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_removed_file_is_said_and_made_again(data: Path, command: Command, repair: bool) -> None:
+    path = next(data.glob("canny_edge@*/shard-000001.tar"))
+    before = path.read_bytes()
+    path.unlink()
+    if repair:
+        said = command("label", data, *CHEAP)
+        assert said.code == 0
+        assert path.read_bytes() == before
+        assert command("status", data).code == 0
+    else:
+        said = command("status", data)
+        assert said.code == 3
+        assert "canny_edge" in said.err
+        assert "missing" in said.err
+
+
+def test_a_removed_image_shard_cannot_be_made_again_and_is_said(data: Path, command: Command) -> None:
+    (data / "rgb" / "shard-000001.tar").unlink()
+    assert command("status", data).code == 3
+    said = command("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40")
+    assert said.code in (1, 3)
+    assert "rgb" in said.err or "reads" in said.err
+
+
+def test_usage_and_configuration_errors_exit_2(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "empty").mkdir()
+    photos = fake_photos(tmp_path / "photos", 1)
+    for words, says in (
+        (("ingest", tmp_path / "d", tmp_path / "empty"), "no image"),
+        (("ingest", tmp_path / "d"), "no source is given"),
+        (("ingest", tmp_path / "d", tmp_path / "absent"), "absent"),
+        (("ingest", tmp_path / "d", photos, "--set", "shard_sise=3"), "did you mean 'shard_size'"),
+        (("label", tmp_path / "nothing"), "no data set there"),
+        (("label",), "Missing argument"),
+        (("labl", "x"), "labl"),
+        (("demo", "--images", tmp_path / "absent", "--out", tmp_path / "o"), "no such folder"),
+        (("label", tmp_path / "d", "--executor", "rya"), "executor"),
+    ):
+        said = command(*words)
+        assert said.code == 2, (words, said)
+        assert says in said.err, (words, said.err)
+        assert "Traceback" not in said.err
+
+
+def test_a_missing_weight_and_a_wrong_digest_exit_2(tmp_path: Path, command: Command) -> None:
+    root = tmp_path / "data"
+    assert command("ingest", root, fake_photos(tmp_path / "photos", 2)).code == 0
+    absent = f"labelers.minilm_caption.weights.model=file:{tmp_path / 'no.safetensors'}"
+    (tmp_path / "some.safetensors").write_bytes(b"not these")
+    wrong = f"labelers.minilm_caption.weights.model=file:{tmp_path / 'some.safetensors'}#sha256={'0' * 64}"
+    for assign, says in ((absent, "no.safetensors"), (wrong, "sha256")):
+        said = command("label", root, "--only", "minilm_caption", "--executor", "local", "--set", assign)
+        assert said.code == 2, said
+        assert says in said.err
+    assert not list(root.glob("minilm_caption@*/*.parquet"))
+
+
+def test_a_full_disk_exits_4_and_the_same_command_resumes(
+    data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    words = ("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40")
+    link = os.link
+    calls = 0
+
+    def full(source: str, target: str) -> None:
+        nonlocal calls
+        calls += "canny" in str(target)
+        if calls > 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", full)
+    said = command(*words)
+    assert said.code == 4, said
+    assert "No space is left" in said.err
+    assert "Traceback" not in said.err
+    monkeypatch.setattr(os, "link", link)
+    assert command(*words).code == 0
+    assert not (data / "_tmp").exists()
+
+
+def test_an_unreachable_index_exits_4(data: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*args: object, **more: object) -> None:
+        raise OSError(5, "Input/output error", str(data))
+
+    monkeypatch.setattr(os, "scandir", gone)
+    said = command("status", data)
+    assert said.code == 4
+    assert "Input/output error" in said.err
+
+
+def test_an_occupied_out_folder_is_left_alone(tmp_path: Path, command: Command) -> None:
+    photos = fake_photos(tmp_path / "photos", 1)
+    out = tmp_path / "mine"
+    shutil.copytree(photos, out)
+    before = snapshot(out)
+    said = command("demo", "--images", photos, "--out", out)
+    assert said.code == 2
+    assert "other things in it" in said.err
+    assert snapshot(out) == before
+
+
+def test_doctor_lists_every_backend_with_its_licences(command: Command) -> None:
+    found = json.loads(command("doctor", "--json").out)
+    assert {b["labeler"] for b in found["backends"]} >= {"canny_edge", "dinov2", "human_poses", "minilm_caption"}
+    assert all(b["code"] for b in found["backends"])
+    assert {c["check"] for c in found["checks"]} >= {"ray", "torch", "memory"}

@@ -1,0 +1,96 @@
+"""The Ray executor does what the local one does, survives killed actors, and gives up on an item that kills them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import Incomplete
+from pipeline.execution.ray_executor import RayExecutor, start_ray
+from pipeline.execution.work import MAX_ATTEMPTS, Done, Pool
+from pipeline.plan import Item
+from pipeline.records import Commit
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    import ray
+
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+class Notes:
+    """Makes workers that write a line for each call and misbehave as told; pickles."""
+
+    def __init__(self, folder: Path, deadly: int = -1, once: bool = False) -> None:
+        self.folder, self.deadly, self.once = folder, deadly, once
+
+    def __call__(self) -> Notes:
+        return self
+
+    def call(self, shard: int, number: int) -> tuple[Commit, ...]:
+        (self.folder / f"{shard}-{number}-{os.getpid()}").touch()
+        if shard == self.deadly and (number == 1 or not self.once):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if shard == 7:
+            raise ValueError("seven")
+        return (Commit("m", "r", shard, "f", 0, 0, ""),)
+
+    def make(self) -> object:
+        return self.call
+
+
+def run(tmp_path: Path, items: list[Item], **more: bool | int) -> list[Done]:
+    ended: list[Done] = []
+    notes = Notes(tmp_path, **more)  # type: ignore[arg-type]
+    RayExecutor().run({i.step: Pool(notes.make, cpu=0.5) for i in items}, items, ended.append)  # type: ignore[arg-type]
+    return ended
+
+
+def test_all_items_once_in_order(tmp_path: Path) -> None:
+    items = [Item("a", k, "missing") for k in range(8)] + [Item("b", k, "missing", (("a", k),)) for k in range(8)]
+    ended = run(tmp_path, items)
+    done = [(e.step, e.shard) for e in ended if not e.error]
+    assert sorted(done) == [(s, k) for s in "ab" for k in range(7)]
+    assert all(done.index(("a", k)) < done.index(("b", k)) for k in range(7))
+    errors = {(e.step, e.shard): e.error for e in ended if e.error}
+    assert errors["a", 7] == "ValueError: seven"
+    assert errors["b", 7].startswith("not tried")
+
+
+def test_a_killed_actor_is_replaced_and_its_item_tried_again(tmp_path: Path) -> None:
+    ended = run(tmp_path, [Item("a", k, "missing") for k in range(4)], deadly=2, once=True)
+    assert sorted((e.shard, e.error) for e in ended) == [(k, "") for k in range(4)]
+    assert sorted(p.name.split("-")[1] for p in tmp_path.glob("2-*")) == ["1", "2"]
+
+
+def test_an_item_that_kills_every_worker_fails_after_bounded_attempts(tmp_path: Path) -> None:
+    ended = run(tmp_path, [Item("a", k, "missing") for k in range(4)], deadly=1)
+    errors = {e.shard: e.error for e in ended}
+    assert "worker died" in errors[1]
+    assert f"gave up after {MAX_ATTEMPTS} attempts" in errors[1]
+    assert [errors[k] for k in (0, 2, 3)] == [""] * 3
+    assert len(list(tmp_path.glob("1-*"))) == MAX_ATTEMPTS
+
+
+def test_more_than_the_cluster_has_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Incomplete, match="10000 CPUs"):
+        RayExecutor().run({"a": Pool(Notes(tmp_path).make, cpu=10000)}, [Item("a", 0, "missing")], lambda _: None)  # type: ignore[arg-type]
+
+
+def test_gpu_shares_are_dropped_where_there_is_no_gpu(tmp_path: Path) -> None:
+    import ray
+
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    ended: list[Done] = []
+    RayExecutor().run({"a": Pool(Notes(tmp_path).make, gpu=0.5)}, [Item("a", 0, "missing")], ended.append)  # type: ignore[arg-type]
+    assert [e.error for e in ended] == [""]

@@ -1,0 +1,77 @@
+"""The configuration: what is refused, and that the sentence helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from labelers.core.registry import all_labelers
+from pipeline.config import Config, load_config
+from pipeline.demo.settings import demo_config_text
+from pipeline.errors import ConfigError
+from pipeline.template import config_template
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "manymodal.yaml").write_text(text)
+    return str(folder / "manymodal.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("shard_sise: 3", "shard_sise: unknown key; did you mean 'shard_size'"),
+        ("tokens: {veiws: 2}", "tokens.veiws: unknown key; did you mean 'views'"),
+        ("labelers: {canny_edge: {params: {hihg: 3}}}", "labelers.canny_edge.params.hihg: unknown key; did you mean 'high'"),
+        ("labelers: {canny_egde: {}}", "did you mean 'canny_edge'"),
+        ("labelers: {canny_edge: {enabld: true}}", "did you mean 'enabled'"),
+        ("labelers: {canny_edge: {weights: {net: 'file:x'}}}", "unknown slot 'net'"),
+        ("labelers: {canny_edge: {params: {low: 300}}}", "low (300.0) is above high"),
+        ("shard_size: 0", "shard_size: Input should be greater than or equal to 1, got 0"),
+        ("executor: rya", "executor"),
+        ("- a", "expected keys and values"),
+        ("a: [", "not YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        load_config(write(tmp_path, text))
+    assert says in str(found.value)
+    assert found.value.exit_code == 2
+
+
+def test_the_template_is_the_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, config_template()))
+    assert Path(config.root).resolve() == tmp_path.resolve()
+    assert config.enabled_labelers().keys() == Config().enabled_labelers().keys()
+    for name in all_labelers():
+        assert config.labeler(name).params == Config().labeler(name).params
+        assert config.labelers[name].weights == dict(all_labelers()[name].weights)
+    plain = Config(root=config.root, labelers=config.labelers)
+    assert config == plain
+
+
+def test_the_demo_changes_what_it_says() -> None:
+    values = yaml.safe_load(demo_config_text())
+    assert (values["name"], values["shard_size"], values["tokens"]["views"]) == ("demo", 16, 8)
+
+
+def test_set_overrides_and_root_counts_from_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "root: data\ntokens: {views: 2}")
+    config = load_config(path, ["tokens.views=8", "labelers.canny_edge.params.low=10", "executor=local"])
+    assert (config.tokens.views, config.labelers["canny_edge"].params["low"], config.executor) == (8, 10, "local")
+    assert Path(config.root) == tmp_path / "data"
+    with pytest.raises(ConfigError, match="expected key"):
+        load_config(path, ["tokens.views"])
+    with pytest.raises(ConfigError, match="no section"):
+        load_config(path, ["executor.x=1", "executor.x.y=1"])
+
+
+def test_a_folder_is_its_own_root(tmp_path: Path) -> None:
+    write(tmp_path, "root: elsewhere\nname: n")
+    config = load_config(str(tmp_path))
+    assert (config.root, config.name) == (str(tmp_path), "n")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(str(tmp_path / "absent.yaml"))
