@@ -26,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python tests/bench/run.py --out bench.json
+	$(BIN)/python -m tests.bench.run --out bench.json
 
 fuzz: setup
 	MANYMODAL_FUZZ=long $(BIN)/python -m pytest tests -m fuzz

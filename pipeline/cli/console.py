@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Piped output has no width of its own; 120 columns keep the tables in one piece.
+err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 120)
 out = Console(highlight=False, soft_wrap=True)
 LINE_EVERY_S = 3.0
 
