@@ -25,12 +25,12 @@ from pipeline.records import (
     Manifest,
     canonical_json,
     file_sha256,
-    folder_of,
     recipe_id,
     shard_name,
 )  # fmt: skip
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, read_parquet, write_parquet
 from pipeline.storage import Storage, open_storage
+from pipeline.survey import Survey, survey
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -199,35 +199,13 @@ class Dataset:
         except FileNotFoundError:
             return None
 
-    def commits(self, modality: str, recipe: str) -> dict[int, Commit]:
-        """Every commit of a recipe whose data file is there with the committed length; the others do not count as
-        committed.
-        """
-        folder = folder_of(modality, recipe)
-        lengths = self.storage.list(folder)
-        found: dict[int, Commit] = {}
-        for key in self.storage.list(f"{folder}/_commits"):
-            commit = Commit.from_json(self.storage.read_bytes(key))
-            if lengths.get(data_key(commit)) == commit.bytes:
-                found[commit.shard] = commit
-        return found
+    def survey(self, modality: str, recipe: str) -> Survey:
+        """Commits and visible damage of a recipe, from listings alone."""
+        return survey(self.storage, modality, recipe)
 
-    def damaged(self, modality: str, recipe: str) -> list[str]:
-        """Commits whose data file is absent or of another length, each as one sentence."""
-        folder = folder_of(modality, recipe)
-        lengths, said = self.storage.list(folder), []
-        for key in self.storage.list(f"{folder}/_commits"):
-            try:
-                commit = Commit.from_json(self.storage.read_bytes(key))
-            except ValueError as error:
-                said.append(f"{key}: not a commit record ({error})")
-                continue
-            have = lengths.get(data_key(commit))
-            if have is None:
-                said.append(f"{data_key(commit)}: committed, but the file is missing")
-            elif have != commit.bytes:
-                said.append(f"{data_key(commit)}: {have} bytes where its commit says {commit.bytes}")
-        return said
+    def commits(self, modality: str, recipe: str) -> dict[int, Commit]:
+        """Every commit of a recipe whose data file is there with the committed length; others do not count."""
+        return self.survey(modality, recipe).commits
 
     def _trusted_local(self, key: str, sha256: str) -> Path:
         path = self.storage.local(key)

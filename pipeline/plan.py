@@ -62,6 +62,11 @@ def plan(steps: Sequence[Step], shards: Sequence[int], committed: Mapping[Ref, M
     return items
 
 
+def is_stale(step: Step, shard: int, committed: Mapping[Ref, Mapping[int, Commit]]) -> bool:
+    """Whether a committed output of the step was made from other bytes than are committed now."""
+    return _why(step, shard, committed) == "stale"
+
+
 def _why(step: Step, shard: int, committed: Mapping[Ref, Mapping[int, Commit]]) -> Why | None:
     inputs = inputs_of(step, shard, committed)
     for ref in step.outputs:

@@ -28,7 +28,7 @@ class IndexRow:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Commit:
     """The record that makes one shard of one recipe exist.
 

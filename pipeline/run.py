@@ -16,6 +16,7 @@ from pipeline.execution.ray_executor import RayExecutor, RayUnavailable, start_r
 from pipeline.execution.work import Done, Executor, Pool
 from pipeline.plan import Item, Ref, Step, plan
 from pipeline.records import Commit, canonical_json
+from pipeline.survey import write_pack
 
 Progress = Callable[[str, int, int, str], None]  # (step, done, total, note)
 
@@ -154,11 +155,13 @@ def bring_up_to_date(
     ds.update_manifest({name: rid for rid, name in named.items() if name not in current})
     report = execute(ds, config, command, steps, pools, progress)
     outputs, shards = {ref for step in steps for ref in step.outputs}, ds.shards()
-    ds.update_manifest(
-        {
-            name: rid
-            for rid, name in named.items()
-            if (name, rid) not in outputs or len(ds.commits(name, rid)) == len(shards)
-        }
-    )
+    if report.done:
+        for ref in sorted(outputs):
+            write_pack(ds.storage, *ref)
+    complete = {
+        name: rid
+        for rid, name in named.items()
+        if (name, rid) not in outputs or len(ds.commits(name, rid)) == len(shards)
+    }
+    ds.update_manifest(complete)
     return report

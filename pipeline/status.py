@@ -4,10 +4,12 @@ missing, stale.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.dataset import Dataset
-from pipeline.plan import Step, inputs_of
+from pipeline.plan import Ref, Step, is_stale
+from pipeline.survey import Survey
 
 
 def status(ds: Dataset) -> dict[str, Any]:
@@ -17,37 +19,41 @@ def status(ds: Dataset) -> dict[str, Any]:
     `stored` is False for modalities that are computed when they are tokenized, and have no label shards.
     """
     shards, manifest = ds.shards(), ds.manifest()
-    held = {(name, recipe): ds.commits(name, recipe) for name, recipe in manifest.modalities.items()}
+    surveys = {ref: ds.survey(*ref) for ref in manifest.modalities.items()}
+    held = {ref: found.commits for ref, found in surveys.items()}
     modalities, damage = {}, list[str]()
-    for (name, recipe_id), commits in held.items():
+    for (name, recipe_id), found in surveys.items():
         recipe = ds.recipe(recipe_id)
-        stored = bool(commits) or _stored(name)
         reads = tuple(recipe["reads"].items())
-        stale = 0
-        for k, commit in commits.items():
-            inputs = inputs_of(
-                Step(name, reads, ()), k, {**held, **{ref: ds.commits(*ref) for ref in reads if ref not in held}}
-            )
-            stale += inputs is not None and name != "rgb" and dict(commit.inputs) != inputs
-        damage += ds.damaged(name, recipe_id)
+        for ref in reads:
+            if ref not in held:
+                held[ref] = ds.commits(*ref)
+        stored = bool(found.commits) or _stored(name)
+        step = Step(name, reads, ((name, recipe_id),))
+        damage += found.damage.values()
         modalities[name] = {
             "recipe": recipe_id,
             "labeler": recipe["labeler"],
             "backend": recipe["backend"],
             "weights": {slot: {"url": w["url"], "sha256": w["sha256"]} for slot, w in recipe["weights"].items()},
             "stored": stored,
-            "committed": len(commits),
-            "samples": sum(c.count for c in commits.values()),
-            "nulls": sum(len(c.nulls) for c in commits.values()),
-            "null_reasons": _reasons(commits.values()),
-            "stale": stale,
-            "missing": len(shards) - len(commits) if stored else 0,
+            "committed": len(found.commits),
+            "samples": sum(c.count for c in found.commits.values()),
+            "nulls": sum(len(c.nulls) for c in found.commits.values()),
+            "null_reasons": _reasons(found.commits.values()),
+            "stale": sum(is_stale(step, k, held) for k in found.commits) if name != "rgb" else 0,
+            "missing": len(shards) - len(found.commits) if stored else 0,
         }
-    samples = sum(len(ds.index(k)) for k in shards)
     return {
-        "root": ds.storage.url, "name": ds.name, "samples": samples, "shards": len(shards), "manifest": manifest.version,
-        "modalities": modalities, "damage": damage,
+        "root": ds.storage.url, "name": ds.name, "samples": _samples(ds, surveys), "shards": len(shards),
+        "manifest": manifest.version, "modalities": modalities, "damage": damage,
     }  # fmt: skip
+
+
+def _samples(ds: Dataset, surveys: Mapping[Ref, Survey]) -> int:
+    """Samples of all index shards; the count of an rgb commit saves opening the index shard it belongs to."""
+    rgb = next((found.commits for (name, _), found in surveys.items() if name == "rgb"), {})
+    return sum(rgb[k].count if k in rgb else len(ds.index(k)) for k in ds.shards())
 
 
 def _stored(name: str) -> bool:

@@ -13,9 +13,16 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.errors import ConfigError, StorageError
+
+
+class Entry(NamedTuple):
+    """What a listing says of a key: length in bytes, and a stamp that differs once the key was written again."""
+
+    size: int
+    stamp: str
 
 
 class Storage(Protocol):
@@ -33,10 +40,8 @@ class Storage(Protocol):
     def size(self, key: str) -> int:
         """Length in bytes. FileNotFoundError if absent."""
 
-    def list(self, prefix: str) -> dict[str, int]:
-        """Keys directly in the folder `prefix`, sorted, with lengths in bytes; folders end in '/', length 0. Empty if
-        absent.
-        """
+    def list(self, prefix: str) -> dict[str, Entry]:
+        """Keys directly in the folder `prefix`, sorted; folders end in '/', size 0, no stamp. Empty if absent."""
 
     def delete(self, key: str) -> None:
         """Remove a key; absent is success."""
@@ -104,18 +109,24 @@ class LocalStorage:
     def size(self, key: str) -> int:
         return self._path(key).stat().st_size
 
-    def list(self, prefix: str) -> dict[str, int]:
-        folder = self._path(prefix)
+    def list(self, prefix: str) -> dict[str, Entry]:
+        base = prefix.rstrip("/") + "/" if prefix else ""
+        found = []
         with _explained(self.root):
             try:
-                with os.scandir(folder) as entries:
-                    base = prefix.rstrip("/") + "/" if prefix else ""
-                    found = [
-                        (base + e.name + "/", 0) if e.is_dir() else (base + e.name, e.stat().st_size) for e in entries
-                    ]
-                    return dict(sorted(found))
+                with os.scandir(self._path(prefix)) as entries:
+                    for entry in entries:
+                        if entry.is_dir():
+                            found.append((base + entry.name + "/", Entry(0, "")))
+                            continue
+                        try:
+                            stat = entry.stat()
+                        except FileNotFoundError:
+                            continue  # removed since it was listed
+                        found.append((base + entry.name, Entry(stat.st_size, str(stat.st_mtime_ns))))
             except (FileNotFoundError, NotADirectoryError):
                 return {}
+        return dict(sorted(found))
 
     def delete(self, key: str) -> None:
         with _explained(self.root):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import engine, learning
+from tests.bench import engine, learning, scale
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ BENCHES: dict[str, Bench] = {
     "second_run": engine.second_run,
     "reading": learning.reading,
     "masking": learning.masking,
+    "scale": scale.million,
 }
 
 
