@@ -1,10 +1,14 @@
 """The commit protocol: write aside, re-open, count, digest, publish, and only then commit, put-if-absent.
 
-Readers trust commits alone, so a crash at any step leaves nothing half visible: before publish       only a temporary
-file, swept by gc publish..commit      a whole file without a commit: the next attempt adopts it if its bytes are the
-same or its inputs are the same and it checks out, and replaces it otherwise after commit         done; a second attempt
-sees the commit and does no work Two attempts at once: publishing and committing both refuse an existing name, so one
-wins each, and the other accepts the result.
+Readers trust commits alone, so a crash at any step leaves nothing half visible:
+
+before publish      only a temporary file, swept by gc
+publish..commit     a whole file without a commit: the next attempt adopts it if it checks out and was made from the
+                    same inputs, and replaces it otherwise
+after commit        done; a second attempt sees the commit and does no work
+
+Two attempts at once: publishing and committing both refuse an existing name, so one wins each, and the other accepts
+the result.
 """
 
 from __future__ import annotations

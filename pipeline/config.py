@@ -47,6 +47,16 @@ class TokensConfig(_Section):
     modalities: list[str] | None = Field(None, description="token modalities; null: every one whose source is labelled")
 
 
+class Limits(_Section):
+    """Seconds after which a run gives up on something. batch: a call of a labeler, whose samples are then tried in
+    halves. shard: a worker on one shard, which is then replaced (Ray only). stall: a run in which no shard ends.
+    """
+
+    batch_seconds: float = Field(600.0, ge=0)
+    shard_seconds: float = Field(3600.0, gt=0)
+    stall_seconds: float = Field(7200.0, gt=0)
+
+
 class Config(_Section):
     """All settings of a data set and its runs."""
 
@@ -57,6 +67,7 @@ class Config(_Section):
     executor: Literal["ray", "local"] = "ray"
     labelers: dict[str, LabelerConfig] = {}
     tokens: TokensConfig = TokensConfig()
+    limits: Limits = Limits()
     train: dict[str, Any] = Field({}, description="settings of the trainer; `manymodal train` checks them")
 
     def enabled_labelers(self) -> dict[str, LabelerConfig]:

@@ -258,18 +258,23 @@ class Dataset:
 
     def samples(
         self, k: int, reads: Mapping[str, tuple[Modality, str]] | None = None, pixels: bool = True
-    ) -> list[Sample]:
-        """The samples of a shard in index order, decoded, with the labels named in `reads` (name -> modality, recipe)."""
+    ) -> list[Sample | Null]:
+        """The samples of a shard in index order, decoded, with the labels named in `reads` (name -> modality, recipe);
+        a Null for a sample that was removed.
+        """
         import numpy as np
 
         from labelers.core.images import decode
 
         columns = {name: self.labels(m, k, recipe) for name, (m, recipe) in (reads or {}).items()}
         empty = np.zeros((0, 0, 3), np.uint8)
-        samples = []
+        samples: list[Sample | Null] = []
         for i, (key, members) in enumerate(self.image_files(k)):
+            if NULL_EXT in members:
+                samples.append(Null(members[NULL_EXT].decode()))
+                continue
             ext = next(e for e in members if e in IMAGE_EXTS)
             image = decode(members[ext]).image if pixels else empty
-            sidecars = {e: data for e, data in members.items() if e not in (*IMAGE_EXTS, NULL_EXT)}
+            sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
             samples.append(Sample(key, image, sidecars, {name: column[i] for name, column in columns.items()}))
         return samples

@@ -31,4 +31,4 @@ def label(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progr
 
 def _pool(config: Config, target: Target) -> Pool:
     resources = get_labeler(target.labeler).resources
-    return Pool(MakeLabelWorker(config.root, target), resources.cpu, resources.gpu)
+    return Pool(MakeLabelWorker(config.root, target, config.limits.batch_seconds), resources.cpu, resources.gpu)

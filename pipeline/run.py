@@ -86,18 +86,18 @@ def make_plan(ds: Dataset, steps: Sequence[Step]) -> list[Item]:
     return plan(steps, ds.shards(), committed(ds, steps))
 
 
-def choose_executor(name: str, items: Sequence[Item], notes: list[str]) -> Executor:
+def choose_executor(config: Config, items: Sequence[Item], notes: list[str]) -> Executor:
     """The executor of that name; `ray` falls back to `local`, with a note, where Ray cannot start, and is not started
     for nothing.
     """
-    if name == "local" or not items:
+    if config.executor == "local" or not items:
         return LocalExecutor()
     try:
         start_ray()
     except RayUnavailable as error:
         notes.append(f"Ray could not start ({error}); ran in this process instead.")
         return LocalExecutor()
-    return RayExecutor()
+    return RayExecutor(config.limits.stall_seconds, config.limits.shard_seconds)
 
 
 def execute(
@@ -132,7 +132,7 @@ def execute(
         progress(outcome.step, row["done"] + row["failed"], row["todo"], outcome.error)
 
     try:
-        executor = choose_executor(config.executor, items, report.notes)
+        executor = choose_executor(config, items, report.notes)
         report.executor = executor.name
         executor.run(pools, items, on_done)
     finally:

@@ -24,6 +24,11 @@ tokens:
   fit_seconds: 12       # time to fit each network tokenizer; fit_steps: N instead makes it reproducible
   modalities: null      # null: every token modality whose source is labelled
 
+limits:                 # seconds after which a run gives up on a labeler's call, a worker's shard, and itself
+  batch_seconds: 600
+  shard_seconds: 3600
+  stall_seconds: 7200
+
 train: {}               # settings of the trainer, e.g. {size: micro, steps: 400, batch: 16}
 
 labelers:

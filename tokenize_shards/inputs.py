@@ -38,9 +38,10 @@ class ShardViews:
         self.views = [
             [view_of(index[i].id, seed, v, index[i].width, index[i].height) for v in self.numbers] for i in self.rows
         ]
-        self._samples: list[Sample] | None = None
+        self._samples: list[Sample | Null] | None = None
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[Sample | Null]:
+        """The decoded samples; a Null for one that was removed."""
         if self._samples is None:
             everything = self.ds.samples(self.k)
             self._samples = [everything[i] for i in self.rows]
@@ -55,7 +56,7 @@ class ShardViews:
         modality = all_modalities().get(spec.modality)
         if spec.modality == "rgb":
             return [
-                [cut_image(s.image, v, spec.size) for v in views]
+                s if isinstance(s, Null) else [cut_image(s.image, v, spec.size) for v in views]
                 for s, views in zip(self.samples(), self.views, strict=True)
             ]
         assert modality is not None, spec.modality
@@ -84,16 +85,16 @@ class ShardViews:
         size = specs[0].size
         cut = [
             Sample(s.id, cut_image(s.image, view, size), s.sidecars)
-            for s, views in zip(self.samples(), self.views, strict=True) for view in views
+            for s, views in zip(self.samples(), self.views, strict=True) if not isinstance(s, Null) for view in views
         ]  # fmt: skip
         labels: list[Mapping[str, Label | Null]] = []
         for i in range(0, len(cut), VIEW_BATCH):
             labels += labeler.label(cut[i : i + VIEW_BATCH])
         found: dict[str, list[list[Cut] | Null]] = {}
         for spec in specs:
-            rows = [
-                [label[spec.modality] for label in labels[i : i + len(self.numbers)]]
-                for i in range(0, len(labels), len(self.numbers))
+            values = iter([label[spec.modality] for label in labels])
+            rows = [s if isinstance(s, Null) else [next(values) for _ in self.numbers] for s in self.samples()]
+            found[spec.name] = [
+                row if isinstance(row, Null) else next((v for v in row if isinstance(v, Null)), row) for row in rows
             ]
-            found[spec.name] = [next((v for v in row if isinstance(v, Null)), row) for row in rows]
         return found

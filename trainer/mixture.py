@@ -117,33 +117,28 @@ def share(log_weight: Floats, room: Ints, budget: Ints) -> Ints:
 
     log_weight: (B, M), -inf excludes. room: (B, M) >= 0. budget: (B,). Returns (B, M) int64; a row sums to its budget,
     or to the room of its streams if that is less. What a full stream leaves is divided over the others in the same
-    proportions.
+    proportions; fractions are rounded by the largest remainder. A row depends on nothing but itself.
     """
     quota = np.zeros_like(room)
-    usable = np.isfinite(log_weight)
+    free = np.isfinite(log_weight) & (room > 0)
     while True:
-        left = (budget - quota.sum(axis=1))[:, None]
-        weight, free = _proportions(log_weight, usable & (quota < room))
-        exact = left * weight
-        whole = np.floor(exact).astype(np.int64)
-        quota += np.minimum(whole, np.where(free, room - quota, 0))
-        if not (free & (quota >= room) & (whole > 0)).any():
+        exact = (budget - quota.sum(axis=1))[:, None] * _proportions(log_weight, free)
+        full = free & (exact >= room)
+        if not full.any():
             break
-    while True:  # less than one token a stream is left: to the largest fractions
-        left = (budget - quota.sum(axis=1))[:, None]
-        weight, free = _proportions(log_weight, usable & (quota < room))
-        if not (free & (left > 0)).any():
-            return quota
-        exact = np.where(free, left * weight, -1.0)
-        fraction = np.where(free, exact - np.floor(exact), -1.0)
-        rank = np.argsort(np.argsort(-fraction, axis=1, kind="stable"), axis=1, kind="stable")
-        quota += (free & (rank < left)).astype(np.int64)
+        quota = np.where(full, room, quota)
+        free = free & ~full
+    whole = np.floor(exact).astype(np.int64)
+    quota = quota + whole
+    left = (budget - quota.sum(axis=1))[:, None]  # less than one token for each free stream
+    rank = np.argsort(np.argsort(np.where(free, whole - exact, 1.0), axis=1, kind="stable"), axis=1, kind="stable")
+    return quota + (free & (rank < left))
 
 
-def _proportions(log_weight: Floats, free: Bools) -> tuple[Floats, Bools]:
-    """exp(log_weight) normalised over the free streams of each row (0 elsewhere), and free itself."""
+def _proportions(log_weight: Floats, free: Bools) -> Floats:
+    """exp(log_weight) normalised over the free streams of each row, 0 elsewhere."""
     masked = np.where(free, log_weight, -np.inf)
     top = masked.max(axis=1, keepdims=True)
     weight = np.exp(masked - np.where(np.isfinite(top), top, 0.0))
     total = weight.sum(axis=1, keepdims=True)
-    return weight / np.where(total > 0, total, 1.0), free
+    return weight / np.where(total > 0, total, 1.0)

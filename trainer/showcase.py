@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from labelers.core.modality import Null
 from labelers.core.registry import all_labelers, all_modalities
 from labelers.core.show import Picture
 from pipeline.config import Config
@@ -96,6 +97,8 @@ def choose(ds: Dataset, config: Config, rows: int) -> list[Photo]:
         members = [m for m in chosen if m[0] == k]
         shard = ShardViews(ds, k, [0], config.tokens.seed, [m[1] for m in members])
         for at, ((_, i, out), sample) in enumerate(zip(members, shard.samples(), strict=True)):
+            if isinstance(sample, Null):
+                continue  # removed on request
             uri = ds.index(k)[i].uri
             photos.append(Photo((k, i), sample.id, uri, out, sample.image, view_pixels(sample.image, shard, at)))
     return photos

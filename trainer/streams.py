@@ -55,7 +55,8 @@ class Stream:
         return self.length + 2 if self.kind == "sequence" else self.length
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As it comes back from a JSON file, so that both compare equal."""
+        return {**asdict(self), "grid": list(self.grid) if self.grid else None}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Stream:

@@ -1,8 +1,9 @@
-"""Finds labelers: every module directly in `labelers`, then packages that register the entry point
-`manymodal.labelers`.
+"""Finds labelers: every module directly in `labelers`, then packages with the entry point `manymodal.labelers`.
 
-A third-party package declares, in its pyproject.toml:  [project.entry-points."manymodal.labelers"]  my_depth =
-"my_pkg:MyDepth"
+A third-party package declares, in its pyproject.toml:
+
+    [project.entry-points."manymodal.labelers"]
+    my_depth = "my_pkg:MyDepth"
 """
 
 from __future__ import annotations

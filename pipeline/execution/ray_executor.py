@@ -52,21 +52,21 @@ class _Actor:
 
 class RayExecutor:
     """See the module. stall_s: seconds without any item ending after which the run ends with an error instead of
-    hanging.
+    hanging. shard_s: seconds a worker may take for one item before it is replaced.
     """
 
     name = "ray"
 
-    def __init__(self, stall_s: float = 1800.0) -> None:
-        self.stall_s = stall_s
+    def __init__(self, stall_s: float = 7200.0, shard_s: float = 3600.0) -> None:
+        self.stall_s, self.shard_s = stall_s, shard_s
 
     def run(self, pools: Mapping[str, Pool], items: Sequence[Item], on_done: OnDone) -> None:
         start_ray()
-        run = _Run(pools, Queue(items, on_done))
+        run = _Run(pools, Queue(items, on_done), self.shard_s)
         try:
             last = time.monotonic()
             while run.fill():
-                if run.collect(timeout=5.0):
+                if run.collect(timeout=min(5.0, self.stall_s, self.shard_s)):
                     last = time.monotonic()
                 elif time.monotonic() - last > self.stall_s:
                     raise Incomplete(
@@ -79,15 +79,17 @@ class RayExecutor:
 class _Run:
     """The actors and calls of one run."""
 
-    def __init__(self, pools: Mapping[str, Pool], queue: Queue) -> None:
+    def __init__(self, pools: Mapping[str, Pool], queue: Queue, shard_s: float) -> None:
         import ray
+
+        self.shard_s = shard_s
 
         self.ray, self.pools, self.queue = ray, pools, queue
         total = ray.cluster_resources()
         self.free = {"cpu": total.get("CPU", 1.0), "gpu": total.get("GPU", 0.0)}
         self.has_gpu = self.free["gpu"] > 0  # without any in the cluster, every labeler runs on CPUs alone
         self.idle: dict[str, list[Any]] = {}
-        self.busy: dict[Any, tuple[str, Any, int]] = {}  # call -> (step, actor, shard)
+        self.busy: dict[Any, tuple[str, Any, int, float]] = {}  # call -> (step, actor, shard, since when)
 
     def fill(self) -> bool:
         """Give ready items to idle actors, start actors where resources are free. False when nothing is left to do."""
@@ -96,7 +98,7 @@ class _Run:
                 taken = self.queue.take(step)
                 assert taken is not None
                 call = actor.run.remote(step, *taken)
-                self.busy[call] = (step, actor, taken[0])
+                self.busy[call] = (step, actor, taken[0], time.monotonic())
         return bool(self.busy) or bool(self.queue.ready())
 
     def _actor(self, step: str) -> Any | None:
@@ -132,7 +134,7 @@ class _Run:
         """Wait for a call to end and take its outcome. False if none ended in time."""
         ended, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=timeout)
         for call in ended:
-            step, actor, shard = self.busy.pop(call)
+            step, actor, shard, _ = self.busy.pop(call)
             try:
                 outcome = self.ray.get(call)
             except self.ray.exceptions.RayTaskError as error:
@@ -147,11 +149,20 @@ class _Run:
             else:
                 self.idle.setdefault(step, []).append(actor)
                 self.queue.done(outcome)
-        return bool(ended)
+        return bool(ended) or self._end_overdue()
+
+    def _end_overdue(self) -> bool:
+        """Replace workers that are at one item for too long. True if there was one."""
+        late = [call for call, (_, _, _, since) in self.busy.items() if time.monotonic() - since > self.shard_s]
+        for call in late:
+            step, actor, shard, _ = self.busy.pop(call)
+            self._end(step, actor)
+            self.queue.retry(step, shard, f"took longer than {self.shard_s:g} s (limits.shard_seconds)")
+        return bool(late)
 
     def close(self) -> None:
         for actors in self.idle.values():
             for actor in actors:
                 self.ray.kill(actor)
-        for _, actor, _ in self.busy.values():
+        for _, actor, _, _ in self.busy.values():
             self.ray.kill(actor)

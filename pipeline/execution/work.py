@@ -46,7 +46,7 @@ class Executor(Protocol):
     def run(self, pools: Mapping[str, Pool], items: Sequence[Item], on_done: OnDone) -> None: ...
 
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 6  # enough for `suspects` to find the sample that kills workers, and to do the shard without it
 
 
 class Queue:

@@ -27,7 +27,7 @@ from pipeline.ingest.sources import open_source
 from pipeline.recipes import RGB_RECIPE
 from pipeline.records import Commit, IndexRow, shard_name
 from pipeline.shard_task import replace
-from pipeline.shards import HEADER, iter_tar, read_inputs, write_tar
+from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_inputs, write_tar
 
 EXT_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 THREADS = 4  # reading waits for the disk, and Pillow decodes outside the interpreter's lock
@@ -147,12 +147,14 @@ def _write_shard(ds: Dataset, recipe: str, taken: Sequence[Taken]) -> None:
 
 
 def verify_rgb(path: Path) -> Verified:
-    """Re-open a finished rgb shard: every sample has exactly one image."""
-    ids = []
+    """Re-open a finished rgb shard: every sample has exactly one image, or the reason why it has none any more."""
+    ids, nulls = [], {}
     for key, members in iter_tar(path):
         if key == HEADER:
             continue
-        if sum(ext in IMAGE_EXTS for ext in members) != 1:
+        if set(members) == {NULL_EXT}:
+            nulls[key] = members[NULL_EXT].decode()
+        elif sum(ext in IMAGE_EXTS for ext in members) != 1:
             raise DamageError(f"{path.name}: sample {key} has {sorted(members)} where one image is expected")
         ids.append(key)
-    return Verified(ids, {}, read_inputs(path))
+    return Verified(ids, nulls, read_inputs(path))

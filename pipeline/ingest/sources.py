@@ -1,9 +1,10 @@
 """Where candidate images come from: a folder, WebDataset tars, or a list of paths, told apart by what the spec names.
 
-photos/                        a folder, with all folders below it, in the order of names; tars in it are read as below
-photo.jpg                      one image laion-{00000..00041}.tar       WebDataset tars (one, or a brace pattern) in the
-img2dataset layout: image, .txt, .json list.parquet | .csv | .tsv     a list with a column uri, path or url, and perhaps
-caption list.txt                       a path or URI a line
+photos/                      a folder with all folders below it, in the order of names; tars in it are read as below
+photo.jpg                    one image
+laion-{00000..00041}.tar     WebDataset tars (one, or a brace pattern) in the img2dataset layout: image, .txt, .json
+list.parquet, .csv, .tsv     a list with a column uri, path or url, and perhaps caption
+list.txt                     a path or URI a line
 
 Sources only name and read; what is no image is found out by decoding, one candidate at a time.
 """

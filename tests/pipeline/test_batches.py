@@ -9,8 +9,8 @@ import pytest
 
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Null
+from pipeline.batches import FAILED, Batches
 from pipeline.errors import Incomplete, StorageError
-from pipeline.label_shard import FAILED, label_samples
 from tests.world import FAKE_VECTOR, fake_vector
 
 Rows = list[dict[str, Label | Null]]
@@ -67,7 +67,7 @@ def spoil(kind: str, at: str) -> Callable[[Sequence[Sample], Rows], Rows]:
 @pytest.mark.parametrize("kind", ["raises", "too few", "nan", "shape", "dtype", "no reason", "missing"])
 def test_the_sample_at_fault_alone_is_lost(kind: str) -> None:
     labeler = Scripted(spoil(kind, "0005"))
-    rows = label_samples(labeler, samples(16), batch=16)
+    rows = Batches(labeler, 16).label(samples(16))
     assert failed(rows) == [5]
     null = rows[5]["fake_vector"]
     assert isinstance(null, Null)
@@ -83,11 +83,11 @@ def test_a_labeler_that_fails_on_everything_commits_nothing() -> None:
         raise RuntimeError("no kernel image")
 
     with pytest.raises(Incomplete, match=r"every sample.*no kernel image"):
-        label_samples(Scripted(hook), samples(4), batch=2)
+        Batches(Scripted(hook), 2).label(samples(4))
 
 
 def test_nulls_of_the_labelers_own_are_no_failure() -> None:
-    rows = label_samples(Scripted(lambda batch, rows: [{"fake_vector": Null("nobody")} for _ in batch]), samples(3), 2)
+    rows = Batches(Scripted(lambda batch, rows: [{"fake_vector": Null("nobody")} for _ in batch]), 2).label(samples(3))
     assert [row["fake_vector"].reason for row in rows] == ["nobody"] * 3
 
 
@@ -97,4 +97,54 @@ def test_errors_of_the_system_are_never_a_samples_fault(error: Exception) -> Non
         raise error
 
     with pytest.raises(type(error)):
-        label_samples(Scripted(hook), samples(4), batch=2)
+        Batches(Scripted(hook), 2).label(samples(4))
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's, which cannot be raised without a GPU."""
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_makes_smaller_batches_and_loses_nothing(error: Exception) -> None:
+    def hook(batch: Sequence[Sample], rows: Rows) -> Rows:
+        if len(batch) > 3:
+            raise error
+        return rows
+
+    labeler = Scripted(hook)
+    batches = Batches(labeler, 16)
+    assert failed(batches.label(samples(32))) == []
+    assert batches.size == 2
+    assert labeler.batches[-8:] == [2] * 8, "the size that fits is kept"
+
+
+def test_no_memory_for_one_sample_is_the_systems_fault() -> None:
+    def hook(batch: Sequence[Sample], rows: Rows) -> Rows:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        Batches(Scripted(hook), 4).label(samples(4))
+
+
+def test_a_hanging_sample_is_found_by_the_time_limit() -> None:
+    def hook(batch: Sequence[Sample], rows: Rows) -> Rows:
+        while any(s.id == "0003" for s in batch):
+            pass
+        return rows
+
+    rows = Batches(Scripted(hook), 4, seconds=0.05).label(samples(8))
+    assert failed(rows) == [3]
+    assert "longer than 0.05 s" in rows[3]["fake_vector"].reason
+
+
+def test_removed_samples_and_poison_are_not_tried() -> None:
+    seen: list[str] = []
+
+    def hook(batch: Sequence[Sample], rows: Rows) -> Rows:
+        seen.extend(s.id for s in batch)
+        return rows
+
+    rows = Batches(Scripted(hook), 2).label([*samples(2), Null("removed"), *samples(4)[2:]], poison={"0001"})
+    assert seen == ["0000", "0002", "0003"]
+    assert rows[2]["fake_vector"] == Null("removed")
+    assert "killed the worker" in rows[1]["fake_vector"].reason
