@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from labelers.core import labeler
+from labelers.core.compare import edges
 from labelers.core.labeler import Labeler, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
 from labelers.core.show import Cell, Picture
@@ -49,7 +50,7 @@ def _show(label: Label, image: NDArray[np.uint8] | None) -> Cell:
 
 CANNY_EDGE = Modality(
     name="canny_edge", kind="map", container="tar", ext="png", encode=_encode, decode=_decode,
-    check=_check, show=_show,
+    check=_check, show=_show, compare=edges,
     about="uint8 (H, W), 255 on an edge and 0 elsewhere, on the pixels of the upright image; PNG of 1 bit a pixel",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from labelers.core import labeler
+from labelers.core.compare import texts
 from labelers.core.labeler import Labeler, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
 from labelers.core.show import Words
@@ -21,7 +22,7 @@ def _check(label: Label) -> None:
 
 CAPTION = Modality(
     name="caption", kind="text", container="parquet", arrow=pa.string(),
-    encode=lambda label: label, decode=lambda raw: raw, check=_check,
+    encode=lambda label: label, decode=lambda raw: raw, check=_check, compare=texts,
     show=lambda label, image: Words(label),
     about="text as it came, blanks stripped from its ends, never empty",
 )  # fmt: skip

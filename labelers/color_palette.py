@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
-from labelers.core import labeler
+from labelers.core import compare, labeler
 from labelers.core.labeler import Labeler, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
 from labelers.core.show import Cell, Swatches
@@ -41,7 +41,7 @@ COLOR_PALETTE = Modality(
     name="color_palette", kind="record", container="parquet", arrow=pa.list_(pa.list_(pa.uint8())),
     encode=lambda label: [palette.reshape(-1).tolist() for palette in label],
     decode=lambda raw: [np.asarray(flat, np.uint8).reshape(-1, 3) for flat in raw],
-    check=_check, show=_show,
+    check=_check, show=_show, compare=compare.palettes,
     about="7 palettes; palette n (1 to 7) is uint8 sRGB (n, 3), largest share first; stored flat as r, g, b, r, ...",
 )  # fmt: skip
 

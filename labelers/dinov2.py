@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelers.core.compare import cosine
 from labelers.core.labeler import Labeler, Licence, Resources, Sample
 from labelers.core.modality import Label, LabelError, Modality, Null, require, vector_modality
 from labelers.core.show import Cell, Picture
@@ -80,6 +81,7 @@ def _show_features(label: Label, image: NDArray[np.uint8] | None) -> Cell:
 FEATURES = Modality(
     name="dinov2",
     kind="features",
+    compare=cosine,
     container="tar",
     ext="npy",
     encode=_to_npy,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from labelers.core import blazepose as bp
+from labelers.core.compare import people
 from labelers.core.labeler import Labeler, Licence, Params, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
 from labelers.core.show import Cell, Picture
@@ -121,6 +122,7 @@ POSES = Modality(
     decode=_decode,
     check=_check,
     show=_show,
+    compare=people,
     about="list of people, largest box first, empty = nobody: box float32 (4,) x0, y0, x1, y1 pixels round the visible "
     "landmarks; "
     "score 0..1; keypoints float32 (33, 3) x, y pixels and visibility 0..1; keypoints_3d float32 (33, 3) metres, origin between "

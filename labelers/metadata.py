@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from labelers.core.compare import fields
 from labelers.core.labeler import Labeler, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
 from labelers.core.show import Cell, Chips
@@ -165,7 +166,7 @@ METADATA = Modality(
     ]),
     encode=lambda label: {"values": label["values"], "reasons": sorted(label["reasons"].items())},
     decode=lambda raw: {"values": dict(raw["values"]), "reasons": dict(raw["reasons"])},
-    check=_check, show=_show,
+    check=_check, show=_show, compare=lambda a, b: fields(a["values"], b["values"]),
     about="values: 21 numbers by name, each in the unit FIELDS gives, or missing; reasons: why, for the missing ones",
 )  # fmt: skip
 

@@ -25,10 +25,11 @@ def label(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progr
     for sha256, path in files.items():
         ds.put_weights(path, sha256)
     recipes = [recipe for _, recipes in made for recipe in recipes]
-    pools = {t.labeler: _pool(config, t) for t in targets}
+    pools = {t.labeler: pool_of(config, t) for t in targets}
     return bring_up_to_date(ds, config, "label", recipes, steps_of(targets), pools, progress)
 
 
-def _pool(config: Config, target: Target) -> Pool:
+def pool_of(config: Config, target: Target) -> Pool:
+    """Workers of a target, with what one of them takes."""
     resources = get_labeler(target.labeler).resources
     return Pool(MakeLabelWorker(config.root, target, config.limits.batch_seconds), resources.cpu, resources.gpu)

@@ -64,16 +64,22 @@ def record_run(ds: Dataset, config: Config, command: str, **values: Any) -> None
     RunLog(ds, command, config).close({"command": command, **values})
 
 
-def last_reports(ds: Dataset) -> dict[str, dict[str, Any]]:
-    """The newest report of each command that did something, by command."""
-    found: dict[str, dict[str, Any]] = {}
+def reports_of(ds: Dataset, command: str = "") -> list[dict[str, Any]]:
+    """The reports of the runs of one command, or of all, oldest first."""
+    found = []
     for folder in ds.storage.list("_runs"):
+        if f"_{command}_" not in folder and command:
+            continue
         try:
-            report = json.loads(ds.storage.read_bytes(f"{folder}report.json"))
+            found.append(json.loads(ds.storage.read_bytes(f"{folder}report.json")))
         except (FileNotFoundError, ValueError):
             continue  # a run that was killed has none
-        found[report["command"]] = report
     return found
+
+
+def last_reports(ds: Dataset) -> dict[str, dict[str, Any]]:
+    """The newest report of each command that did something, by command."""
+    return {report["command"]: report for report in reports_of(ds)}
 
 
 def committed(ds: Dataset, steps: Sequence[Step]) -> dict[Ref, dict[int, Commit]]:
@@ -101,11 +107,19 @@ def choose_executor(config: Config, items: Sequence[Item], notes: list[str]) -> 
 
 
 def execute(
-    ds: Dataset, config: Config, command: str, steps: Sequence[Step], pools: Mapping[str, Pool], progress: Progress
+    ds: Dataset,
+    config: Config,
+    command: str,
+    steps: Sequence[Step],
+    pools: Mapping[str, Pool],
+    progress: Progress,
+    items: Sequence[Item] | None = None,
 ) -> Report:
-    """Run what the plan of the steps says, and report. A second run of a complete plan writes nothing at all."""
+    """Run the items, which are those of the steps' plan where None is given, and report. Without any, nothing at all is
+    written.
+    """
     start = time.monotonic()
-    items = make_plan(ds, steps)
+    items = make_plan(ds, steps) if items is None else items
     report = Report(command, todo=len(items))
     totals = {step.name: sum(item.step == step.name for item in items) for step in steps}
     report.steps = {

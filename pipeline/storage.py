@@ -1,4 +1,4 @@
-"""Storage behind one small interface: a local folder today, an object store behind the same ten methods later.
+"""Storage behind one small interface: a local folder today, an object store behind the same few methods later.
 
 Keys are relative POSIX paths ("rgb/shard-000000.tar"). Nothing is ever modified in place: a key is published whole, and
 never over another (`publish` and `put_if_absent` do not clobber), which is all that the commit protocol asks of a
@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -39,6 +39,12 @@ class Storage(Protocol):
 
     def size(self, key: str) -> int:
         """Length in bytes. FileNotFoundError if absent."""
+
+    def modified(self, key: str) -> float:
+        """When the key was written, in seconds since 1970. Infinity if absent: nothing is older than it."""
+
+    def prune(self, folders: Iterable[str]) -> None:
+        """Remove what is left of emptied folders, where a storage has folders."""
 
     def list(self, prefix: str) -> dict[str, Entry]:
         """Keys directly in the folder `prefix`, sorted; folders end in '/', size 0, no stamp. Empty if absent."""
@@ -108,6 +114,18 @@ class LocalStorage:
 
     def size(self, key: str) -> int:
         return self._path(key).stat().st_size
+
+    def modified(self, key: str) -> float:
+        try:
+            return self._path(key).stat().st_mtime
+        except FileNotFoundError:
+            return float("inf")
+
+    def prune(self, folders: Iterable[str]) -> None:
+        for name in folders:
+            for folder, _, _ in os.walk(self._path(name), topdown=False):
+                with contextlib.suppress(OSError):  # not empty
+                    os.rmdir(folder)
 
     def list(self, prefix: str) -> dict[str, Entry]:
         base = prefix.rstrip("/") + "/" if prefix else ""

@@ -27,6 +27,7 @@ from trainer.model import SIZES, Model
 from trainer.streams import Stream
 
 MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "train.json"
+REMEDY = "Restore the folder from a copy, or delete it and train again."
 
 
 def moments(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -69,24 +70,26 @@ def save(folder: Path, model: Model, optimizer: torch.optim.Optimizer | None, re
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint. ConfigError where there is none."""
+    """The JSON of a checkpoint. ConfigError where there is none, DamageError where it is not one."""
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_bytes())
+        record = json.loads((folder / RECORD).read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{folder}: holds no checkpoint. Run `manymodal train` first.") from None
     except ValueError as error:
-        raise DamageError(f"{folder / RECORD}: is not JSON ({error}). Train again.") from error
+        raise DamageError(f"{folder / RECORD}: is not JSON ({error}). {REMEDY}") from error
+    if not isinstance(record, dict) or not {"step", "config", "streams", "sha256"} <= record.keys():
+        raise DamageError(f"{folder / RECORD}: is no record of a checkpoint. {REMEDY}")
     return record
 
 
 def _tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / name
     if not path.is_file() or file_sha256(path) != record["sha256"].get(name):
-        raise DamageError(f"{path}: is missing or is not the file that was saved. Train again, or restore it.")
+        raise DamageError(f"{path}: is missing or is not the file that was saved. {REMEDY}")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise DamageError(f"{path}: cannot be read ({error}). Train again.") from error
+        raise DamageError(f"{path}: cannot be read ({error}). {REMEDY}") from error
     return tensors
 
 

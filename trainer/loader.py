@@ -148,7 +148,7 @@ def _join(parts: Sequence[Tokens], at: Sequence[Order], batch: int) -> Tokens:
     """Samples of several shards, put back in the order of the batch."""
     if len(parts) == 1:
         return parts[0]
-    width = max(part.ids.shape[1] for part in parts)
+    width = max((part.ids.shape[1] for part in parts), default=1)  # a worker may get no part of a small batch
     ids = np.zeros((batch, width), np.uint16)
     length, valid = np.zeros(batch, np.int64), np.zeros(batch, np.bool_)
     for part, where in zip(parts, at, strict=True):

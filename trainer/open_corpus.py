@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
 from tokenize_shards.holdout import held_out
+from tokenize_shards.rebuild import spec_of
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
 from trainer.loader import Column, Corpus
 from trainer.streams import Stream
 
 PAIRS = ("tok_metadata",)  # sequences of (field, value) pairs, masked pair by pair
-
-
-def token_spec(recipe: dict[str, Any]) -> TokenSpec:
-    """The row of the token table a token recipe was made with."""
-    return TokenSpec(**recipe["params"]["spec"])
 
 
 def stream_of(spec: TokenSpec, vocab: int) -> Stream:
@@ -58,7 +53,7 @@ def open_corpus(ds: Dataset, holdout: float, names: Sequence[str] | None = None)
             shard = open_tokens(path)
             if shard.ids != ds.ids(k):
                 raise DamageError(f"{path}: ids are not those of index shard {k}, in order. Tokenize it again.")
-            streams.setdefault(name, stream_of(token_spec(ds.recipe(recipe)), shard.meta.vocab))
+            streams.setdefault(name, stream_of(spec_of(ds.recipe(recipe)), shard.meta.vocab))
             columns[name] = column_of(shard)
         shards.append(columns)
     held = [np.asarray(held_out(ds.ids(k), holdout), np.bool_) for k in ds.shards()]

@@ -52,7 +52,8 @@ class Predictor:
         given: stream -> for each sample its uint16 tokens, or None where it lacks them; at least one stream, for the
         batch size. temperature 0 takes the likeliest token. top_p: nucleus. allowed: ids that may be written, all where
         None. Returns uint16 (B, tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS].
-        ConfigError for unknown streams, ValueError for ids outside a vocabulary.
+        ConfigError for unknown streams, ValueError for ids outside a vocabulary and for another number of them than a
+        sample has.
         """
         index, stream = self.stream(target)
         rows = self._rows(given)
@@ -93,6 +94,10 @@ class Predictor:
             for row, ids in zip(rows, samples, strict=True):
                 if ids is None:
                     continue
+                wrong = len(ids) > stream.length if stream.kind == "sequence" else len(ids) != stream.length
+                if wrong:  # a position beyond the stream's would be one of the next stream's
+                    most = "at most " if stream.kind == "sequence" else ""
+                    raise ValueError(f"{name}: {len(ids)} tokens where a sample has {most}{stream.length}")
                 if len(ids) and int(ids.max()) >= stream.vocab:
                     raise ValueError(f"{name}: token {int(ids.max())} is outside its vocabulary of {stream.vocab}")
                 row.append((index, ids))
@@ -122,7 +127,9 @@ class Predictor:
         batch, length = len(rows), stream.length
         out = np.zeros((batch, length), np.uint16) if out is None else out.astype(np.uint16)
         known = np.zeros((batch, length), bool) if known is None else known
-        start = int(known[0].sum()) if batch else 0
+        if not batch:
+            return out
+        start = int(known[0].sum())
         steps = max(1, min(steps, length - start))
         for step in range(steps):
             shown = [

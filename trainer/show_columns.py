@@ -18,13 +18,13 @@ from pipeline.dataset import Dataset
 from pipeline.gallery.page import CellTriple
 from tokenize_shards import grammar
 from tokenize_shards.inputs import ShardViews
+from tokenize_shards.rebuild import spec_of
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
 from tokenize_shards.shards import open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import view_labeler
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 from tokenize_shards.views import cut_image
-from trainer.open_corpus import token_spec
 from trainer.predict import Predictor
 
 Key = tuple[int, int]  # (shard, row)
@@ -58,9 +58,7 @@ class Columns:
             rows.setdefault(photo.key[0], []).append(photo.key[1])
         self.shards = {k: ShardViews(ds, k, [0], seed, sorted(chosen)) for k, chosen in rows.items()}
         self.specs = {
-            name: token_spec(ds.recipe(rid))
-            for name, rid in self.manifest.modalities.items()
-            if name.startswith("tok_")
+            name: spec_of(ds.recipe(rid)) for name, rid in self.manifest.modalities.items() if name.startswith("tok_")
         }
         self.given = self.tokens(RGB) if RGB in self.specs else {}
         self._labelers: dict[str, Labeler] = {}

@@ -59,8 +59,8 @@ class TrainConfig(BaseModel):
 
 @dataclass
 class TrainReport:
-    """What a run did. curve: (step, loss). heldout: stream -> loss, uniform, unigram in nats a token. skipped:
-    non-finite steps.
+    """What a run did. curve: (step, loss) where the loss is finite. heldout: stream -> loss, uniform, unigram in nats a
+    token. skipped: non-finite steps.
     """
 
     path: str
@@ -144,7 +144,8 @@ class Run:
                     f"train: {self.bad} steps in a row were not finite (step {self.step}); lower train.lr from {self.config.lr}"
                 )
         self.step += 1
-        self.curve.append((self.step, value))
+        if math.isfinite(value):
+            self.curve.append((self.step, value))
         return value
 
     def record(self, heldout: dict[str, Heldout]) -> dict[str, Any]:

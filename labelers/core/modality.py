@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from labelers.core.compare import Compare, cosine
 from labelers.core.show import Cell, Words
 
 Label = Any  # np.ndarray, str, list or dict, as the modality's docstring says
@@ -41,8 +42,9 @@ class Modality:
     name: e.g. "canny_edge". kind: what a tokenizer sees ("map", "features", "vector", "text", "record"). container:
     "tar" (member `<id>.<ext>`, `encode` gives bytes) or "parquet" (column `value` of type `arrow`, `encode` gives a
     value pyarrow accepts). encode/decode: label <-> stored form, exact round trip unless `about` says otherwise. check:
-    raises LabelError for a wrong dtype, shape, range or NaN. show: label -> Cell for a person. about: one line for
-    documentation: shape, dtype, unit, frame, source. on_view: computed on each view at tokenization (network features);
+    raises LabelError for a wrong dtype, shape, range or NaN. compare: two labels -> {metric: value}, see
+    labelers.core.compare. show: label -> Cell for a person. about: one line for documentation: shape, dtype, unit,
+    frame, source. on_view: computed on each view at tokenization (network features);
     the rest is labelled on the whole image and cut. stored: False keeps the modality out of label shards by default
     (dense features); `store: true` in the config keeps it.
     """
@@ -54,6 +56,7 @@ class Modality:
     decode: Callable[[Any], Label]
     check: Callable[[Label], None]
     show: Callable[[Label, np.ndarray | None], Cell] = _show_plain
+    compare: Compare = lambda a, b: {}
     ext: str = ""
     arrow: pa.DataType | None = None
     about: str = ""
@@ -89,5 +92,5 @@ def vector_modality(name: str, dim: int, about: str, on_view: bool = False) -> M
     return Modality(
         name=name, kind="vector", container="parquet", arrow=pa.list_(pa.float32(), dim),
         encode=lambda label: label.tolist(), decode=lambda raw: np.asarray(raw, np.float32),
-        check=check, show=show, about=about, on_view=on_view,
+        check=check, show=show, compare=cosine, about=about, on_view=on_view,
     )  # fmt: skip

@@ -57,9 +57,10 @@ def ingest(
 
 def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str, Any]:
     """Ingest and print what came of it; the JSON-ready report."""
-    from pipeline.cli.console import bars, err, table
+    from pipeline.cli.console import bars
     from pipeline.dataset import Dataset
     from pipeline.errors import ConfigError
+    from pipeline.ingest.again import absolute
     from pipeline.ingest.ingest import ingest as run
     from pipeline.run import record_run
 
@@ -71,9 +72,16 @@ def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str
         report = run(ds, sources, progress)
     if report.new:
         record_run(
-            ds, config, "ingest", seconds=round(time.monotonic() - start, 2), items=report.new, sources=sources,
-            duplicates=report.duplicates, quarantined=report.quarantined,
+            ds, config, "ingest", seconds=round(time.monotonic() - start, 2), items=report.new,
+            sources=[absolute(s) for s in sources], duplicates=report.duplicates, quarantined=report.quarantined,
         )  # fmt: skip
+    return report_ingest(report)
+
+
+def report_ingest(report: Any) -> dict[str, Any]:
+    """The summary table, what was left out and why; the JSON-ready report."""
+    from pipeline.cli.console import err, table
+
     row = [report.samples, report.new, len(report.duplicates), len(report.quarantined), report.shards]
     table("Ingest", ("samples", "new", "duplicates", "quarantined", "shards"), [row])
     for uri, reason, _ in report.quarantined[:20]:

@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import data, learn, pages
+from pipeline.cli import care, data, learn, pages
 
 app = typer.Typer(
     name="manymodal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -21,6 +21,7 @@ app = typer.Typer(
 )  # fmt: skip
 for command in (
     data.init, data.ingest, data.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status,
+    care.verify, care.repair, care.gc, care.retry, care.forget, care.promote,
     pages.gallery, pages.demo, pages.doctor,
 ):  # fmt: skip
     app.command()(command)

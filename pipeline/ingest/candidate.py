@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +17,7 @@ IMAGE_EXTS = frozenset({
 })  # fmt: skip
 SIDECAR_EXTS = ("txt", "json")
 MAX_SIDECAR = 1 << 20
+MACHINE_TROUBLE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # says nothing about the file it was met at
 
 
 class Unusable(Exception):
@@ -64,14 +66,27 @@ def extension(name: str) -> str:
 
 def read_file(path: Path, limit: int) -> bytes:
     """The bytes of a plain file. Unusable for anything else (a device or pipe is never opened) and over `limit` bytes."""
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise Unusable("not_a_file", "a directory, pipe or device has the name of an image")
-        if info.st_size > limit:
-            raise Unusable("too_many_bytes", f"{info.st_size} bytes, the limit is {limit}")
+    with judged(path):
+        size = size_of_file(path)
+        if size > limit:
+            raise Unusable("too_many_bytes", f"{size} bytes, the limit is {limit}")
         with path.open("rb") as handle:
             return handle.read(limit + 1)
+
+
+def size_of_file(path: Path) -> int:
+    """Length of a plain file. Unusable for anything else."""
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise Unusable("not_a_file", "a directory, pipe or device has the name of an image or a tar")
+    return info.st_size
+
+
+@contextmanager
+def judged(path: Path) -> Iterator[None]:
+    """What the system says of a path as Unusable; but not what is the machine's own trouble."""
+    try:
+        yield
     except ValueError as error:  # a NUL character in a name that came from a list
         raise Unusable("bad_name", str(error)) from error
     except FileNotFoundError as error:
@@ -80,7 +95,7 @@ def read_file(path: Path, limit: int) -> bytes:
             "broken_link" if broken else "missing", "its target does not exist" if broken else "no such file"
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-            raise  # the machine's trouble, not the file's
+        if error.errno in MACHINE_TROUBLE:
+            raise
         reason = "broken_link" if error.errno == errno.ELOOP else "unreadable"
         raise Unusable(reason, error.strerror or type(error).__name__) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,12 +18,13 @@ from itertools import chain
 from pathlib import Path
 
 from labelers.core.images import BadImage, decode, encode_png
-from pipeline.commits import Verified, retract
+from pipeline.commits import Verified, data_key, retract
 from pipeline.dataset import IMAGE_EXTS, Dataset
 from pipeline.errors import ConfigError, DamageError
 from pipeline.ingest.candidate import Candidate, Unusable
 from pipeline.ingest.quarantine import Entry, append_quarantine
 from pipeline.ingest.sources import open_source
+from pipeline.lock import exclusive
 from pipeline.recipes import RGB_RECIPE
 from pipeline.records import Commit, IndexRow, shard_name
 from pipeline.shard_task import replace
@@ -93,57 +94,88 @@ def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: No
     neither.
     """
     root = Path(ds.storage.url) if "://" not in ds.storage.url else None
-    recipe = ds.put_recipe(RGB_RECIPE)
-    ds.update_manifest({"rgb": recipe})
-    first = {row.sha256: row.uri for k in ds.shards() for row in ds.index(k)}
-    report, pending, seen = IngestReport(samples=len(first)), list[Taken](), 0
-    for result in _in_order(chain.from_iterable([open_source(spec, exclude=root) for spec in specs])):
-        seen += 1
-        if isinstance(result, tuple):
-            report.quarantined.append(result)
-        elif result.row.sha256 in first:
-            earlier = first[result.row.sha256]
-            if earlier == result.row.uri:
-                report.known += 1
-            else:
-                report.duplicates.append((result.row.uri, earlier))
-        else:
-            first[result.row.sha256] = result.row.uri
-            pending.append(result)
-        if len(pending) == ds.shard_size:
-            _write_shard(ds, recipe, pending)
-            report.new, pending = report.new + len(pending), []
-        progress("ingest", seen, 0, "")
-    if pending:
-        _write_shard(ds, recipe, pending)
-        report.new += len(pending)
-    progress("ingest", seen, seen, "")
-    append_quarantine(ds, report.quarantined)
-    report.samples, report.shards = len(first), len(ds.shards())
-    if not first:
-        found = (
-            f"{len(report.quarantined)} files, none usable; the first: {': '.join(report.quarantined[0][:2])}"
-            if seen
-            else "no image"
-        )
+    report = take_in(ds, chain.from_iterable([open_source(spec, exclude=root) for spec in specs]), progress)
+    if not report.samples:
+        bad = report.quarantined
+        found = f"{len(bad)} files, none usable; the first: {', '.join(bad[0][:2])}" if bad else "no image"
         raise ConfigError(f"{', '.join(specs)}: {found}. Name a folder, tar or list with images in it.")
     return report
 
 
-def _write_shard(ds: Dataset, recipe: str, taken: Sequence[Taken]) -> None:
-    """The next shard: rgb, its commit, and last the index."""
-    k = len(ds.shards())
-    orphan = ds.commit_of("rgb", recipe, k)
-    if orphan is not None:
-        retract(ds.storage, orphan)  # of a run that ended before its index: no label can have been made from it
-    ids = [t.row.id for t in taken]
-    draft = Commit("rgb", recipe, k, shard_name(k, "tar"), 0, 0, "")
-    write = partial(write_tar, modality="rgb", samples=[(t.row.id, t.members) for t in taken], inputs={})
-    replace(ds, draft, write, verify_rgb, ids)
-    if not ds.publish_index(k, [t.row for t in taken]):
-        raise DamageError(
-            f"{ds.storage.url}: index shard {k} was written by another ingest meanwhile. Run the command again."
-        )
+def take_in(ds: Dataset, candidates: Iterator[Candidate], progress: Progress = lambda *_: None) -> IngestReport:
+    """Append the candidates that are new, in full shards and a last one; quarantine what cannot be used."""
+    recipe = ds.put_recipe(RGB_RECIPE)
+    ds.update_manifest({"rgb": recipe})
+    spine = _Spine(ds, recipe)
+    report, waiting, seen = IngestReport(), dict[str, Taken](), 0
+    for result in _in_order(candidates):
+        seen += 1
+        if isinstance(result, tuple):
+            report.quarantined.append(result)
+        elif (uri := spine.known.get(result.row.sha256)) is not None:
+            _seen_before(report, result.row, uri)
+        elif result.row.sha256 in waiting:
+            _seen_before(report, result.row, waiting[result.row.sha256].row.uri)
+        else:
+            waiting[result.row.sha256] = result
+        if len(waiting) == ds.shard_size:
+            spine.append(waiting, report)
+            waiting = {}
+        progress("ingest", seen, 0, "")
+    if waiting:
+        spine.append(waiting, report)
+    progress("ingest", seen, seen, "")
+    append_quarantine(ds, report.quarantined)
+    spine.catch_up()
+    report.samples, report.shards = len(spine.known), spine.shards
+    return report
+
+
+def _seen_before(report: IngestReport, row: IndexRow, uri: str) -> None:
+    if uri == row.uri:
+        report.known += 1
+    else:
+        report.duplicates.append((row.uri, uri))
+
+
+class _Spine:
+    """The index as this run knows it. known: sha256 -> uri of every sample of the first `shards` shards."""
+
+    def __init__(self, ds: Dataset, recipe: str) -> None:
+        self.ds, self.recipe = ds, recipe
+        self.known: dict[str, str] = {}
+        self.shards = 0
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Learn what was appended since, by this run or by another at the same time."""
+        for k in self.ds.shards()[self.shards :]:
+            self.known |= {row.sha256: row.uri for row in self.ds.index(k)}
+            self.shards = k + 1
+
+    def append(self, waiting: Mapping[str, Taken], report: IngestReport) -> None:
+        """Write the next shard: rgb, its commit, and last the index; less what another run brought in meanwhile."""
+        with exclusive(self.ds.storage, "ingest"):
+            self.catch_up()
+            for sha256 in waiting.keys() & self.known.keys():
+                _seen_before(report, waiting[sha256].row, self.known[sha256])
+            taken = [t for sha256, t in waiting.items() if sha256 not in self.known]
+            if taken:
+                self._write(self.shards, taken)
+                report.new += len(taken)
+                self.catch_up()
+
+    def _write(self, k: int, taken: Sequence[Taken]) -> None:
+        orphan = self.ds.commit_of("rgb", self.recipe, k)
+        if orphan is not None:
+            retract(self.ds.storage, orphan)  # of a run that ended before its index: no label was made from it
+        ids = [t.row.id for t in taken]
+        draft = Commit("rgb", self.recipe, k, shard_name(k, "tar"), 0, 0, "")
+        self.ds.storage.delete(data_key(draft))  # left without a commit; adopted, it would bring back old side-cars
+        write = partial(write_tar, modality="rgb", samples=[(t.row.id, t.members) for t in taken], inputs={})
+        replace(self.ds, draft, write, verify_rgb, ids)
+        if not self.ds.publish_index(k, [t.row for t in taken]):
+            raise DamageError(f"{self.ds.storage.url}: index shard {k} appeared although this run holds the lock.")
 
 
 def verify_rgb(path: Path) -> Verified:

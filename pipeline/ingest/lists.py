@@ -1,8 +1,8 @@
 """Lists of paths or URIs as a source: Parquet, CSV and TSV with a column uri, path or url (and perhaps caption), or
 text lines.
 
-Relative paths count from the list's folder. Side-cars beside a listed image come along; the list's own caption goes
-before them.
+Relative paths count from the list's folder. Side-cars beside a listed file come along; the list's own caption goes
+before them. Web addresses are not fetched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError
 from pipeline.ingest.candidate import Candidate, Payload, refused, uri_of
 from pipeline.ingest.folder import file_candidate
+from pipeline.ingest.s3 import S3, s3_candidate
 
 LIST_EXTS = ("parquet", "csv", "tsv", "txt")
 _URI_COLUMNS = ("uri", "path", "url")
@@ -28,22 +29,24 @@ _Row = tuple[str | None, str | None]  # (path or URI, caption)
 def read_list(path: Path) -> Iterator[Candidate]:
     """Candidates in the order of the list. ConfigError where the list itself cannot be read."""
     rows = {".parquet": _parquet_rows, ".txt": _text_rows}.get(path.suffix.lower(), _csv_rows)
-    folder = path.absolute().parent
+    folder, s3 = path.absolute().parent, S3()
     try:
         for number, (entry, caption) in enumerate(rows(path), 1):
             if entry is None or not entry.strip():
                 yield refused(uri_of(path, f"row={number}"), "empty_entry", f"row {number} of the list names nothing")
             else:
-                yield _listed(folder, entry.strip(), caption)
+                yield _captioned(_listed(folder, s3, entry.strip()), caption)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
             f"{path}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again."
         ) from error
 
 
-def _listed(folder: Path, entry: str, caption: str | None) -> Candidate:
+def _listed(folder: Path, s3: S3, entry: str) -> Candidate:
     """The candidate an entry of a list names."""
-    scheme = urlsplit(entry).scheme if "://" in entry else ""
+    scheme = entry.partition("://")[0].lower() if "://" in entry else ""
+    if scheme == "s3":
+        return s3_candidate(s3, entry)
     if scheme in ("http", "https"):
         return refused(
             quote(entry, safe=":/?&=%#"),
@@ -54,12 +57,19 @@ def _listed(folder: Path, entry: str, caption: str | None) -> Candidate:
         return refused(
             quote(entry, safe=":/?&=%#"),
             "unsupported_scheme",
-            f"{scheme}:// cannot be read; list a file of this machine",
+            f"{scheme!a} cannot be read; list files of this machine, or s3://",
         )
-    local = Path(os.fsdecode(unquote_to_bytes(urlsplit(entry).path))) if scheme else folder / entry
+    try:
+        local = Path(os.fsdecode(unquote_to_bytes(urlsplit(entry).path))) if scheme else folder / entry
+    except ValueError as error:  # file://[...
+        return refused(quote(entry), "bad_name", f"is no URI of a file ({error})")
     if "\0" in str(local):
         return refused(quote(entry), "bad_name", "the path has a NUL character in it")
-    candidate = file_candidate(local)
+    return file_candidate(local)
+
+
+def _captioned(candidate: Candidate, caption: str | None) -> Candidate:
+    """The candidate with the caption that the list has for it, if it has one, as its .txt."""
     if not caption:
         return candidate
 

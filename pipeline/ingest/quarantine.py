@@ -26,6 +26,12 @@ def read_quarantine(ds: Dataset) -> list[Entry]:
     return entries
 
 
+def pending(ds: Dataset) -> list[Entry]:
+    """Entries whose input is still not a sample, the last one of each input."""
+    taken = {row.uri for k in ds.shards() for row in ds.index(k)}
+    return [entry for uri, entry in {e[0]: e for e in read_quarantine(ds)}.items() if uri not in taken]
+
+
 def append_quarantine(ds: Dataset, entries: Sequence[Entry]) -> int:
     """Write the entries that are not there yet, in one file named by its content; how many those were."""
     known = {entry[:2] for entry in read_quarantine(ds)}

@@ -5,6 +5,7 @@ photo.jpg                    one image
 laion-{00000..00041}.tar     WebDataset tars (one, or a brace pattern) in the img2dataset layout: image, .txt, .json
 list.parquet, .csv, .tsv     a list with a column uri, path or url, and perhaps caption
 list.txt                     a path or URI a line
+s3://bucket/...              a folder, an image or tars as above, in an object store; lists may name s3:// images
 
 Sources only name and read; what is no image is found out by decoding, one candidate at a time.
 """
@@ -12,12 +13,14 @@ Sources only name and read; what is no image is found out by decoding, one candi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.ingest.candidate import IMAGE_EXTS, Candidate, extension
 from pipeline.ingest.folder import file_candidate, walk
 from pipeline.ingest.lists import LIST_EXTS, read_list
+from pipeline.ingest.s3 import open_s3
 from pipeline.ingest.tars import read_tar
 
 
@@ -27,10 +30,12 @@ def open_source(spec: str, exclude: Path | None = None) -> Iterator[Candidate]:
     exclude: a folder not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing
     usable.
     """
+    if spec.startswith("s3://"):
+        return chain.from_iterable([open_s3(name) for name in _expand(spec)])
     path = Path(spec.removeprefix("file://")).expanduser()
     if "://" in str(spec.removeprefix("file://")) or spec.startswith("pipe:"):
         raise ConfigError(
-            f"{spec}: sources are folders, .tar files and lists on this machine. Copy it here, or mount it."
+            f"{spec}: sources are folders, .tar files and lists on this machine, or s3://. Copy it here, or mount it."
         )
     if path.is_dir():
         return walk(path, exclude)
@@ -50,11 +55,16 @@ def open_source(spec: str, exclude: Path | None = None) -> Iterator[Candidate]:
     raise ConfigError(f"{spec}: no such file or folder. Check the path of the source.")
 
 
-def _read_tars(pattern: str) -> Iterator[Candidate]:
-    """The tars of a brace pattern, in its order. ConfigError at once where one of them does not exist."""
+def _expand(spec: str) -> list[str]:
+    """The names that the braces of a pattern of tars stand for; anything else as it is."""
     from webdataset.shardlists import expand_urls
 
-    paths = [Path(name.removeprefix("file://")).expanduser() for name in expand_urls(pattern)]
+    return expand_urls(spec) if "{" in spec and spec.endswith(".tar") else [spec]
+
+
+def _read_tars(pattern: str) -> Iterator[Candidate]:
+    """The tars of a brace pattern, in its order. ConfigError at once where one of them does not exist."""
+    paths = [Path(name.removeprefix("file://")).expanduser() for name in _expand(pattern)]
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise ConfigError(f"{pattern}: {len(absent)} of {len(paths)} tars do not exist, the first is {absent[0]}.")

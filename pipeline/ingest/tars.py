@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from webdataset.tariterators import base_plus_ext
@@ -16,12 +17,16 @@ from webdataset.tariterators import base_plus_ext
 from labelers.core.images import DEFAULT_LIMITS
 from pipeline.ingest.candidate import (
     IMAGE_EXTS,
+    MACHINE_TROUBLE,
     MAX_SIDECAR,
     SIDECAR_EXTS,
     Candidate,
     Payload,
+    Unusable,
     extension,
+    judged,
     refused,
+    size_of_file,
     uri_of,
 )  # fmt: skip
 
@@ -37,25 +42,40 @@ def read_tar(path: Path) -> Iterator[Candidate]:
 
     The sample that a cut ends in is refused too: what is missing of it cannot be known.
     """
+    try:
+        with judged(path):
+            size_of_file(path)
+    except Unusable as error:
+        yield refused(uri_of(path), error.reason, error.detail)
+    else:
+        yield from _samples(path)
+
+
+def _samples(path: Path) -> Iterator[Candidate]:
+    """Candidates of a plain file that calls itself a tar."""
     group: dict[str, bytes] = {}
     key, samples = "", 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with _sensible():
+            tar = tarfile.open(path, "r:")  # noqa: SIM115 closed below; opening reads a header, which may be senseless
+        with tar:
             for info in _members(tar, path):
-                base, _ = base_plus_ext(info.name)
+                if info.isdir() or extension(info.name) not in (*IMAGE_EXTS, *SIDECAR_EXTS):
+                    continue  # no sample of ours
                 problem = _problem(info)
-                if problem:
-                    yield refused(uri_of(path, info.name), *problem)
-                    continue
-                if base is None or extension(info.name) not in (*IMAGE_EXTS, *SIDECAR_EXTS):
-                    continue
-                if base != key:
+                base = base_plus_ext(info.name)[0] or info.name.rpartition(".")[0]  # webdataset has no key for ".a.jpg"
+                if base != key or info.name in group:
                     yield from _candidates(path, group)
                     samples += bool(group)
                     key, group = base, {}
-                group[info.name] = _content(tar, info)
+                if problem:
+                    yield refused(uri_of(path, info.name), *problem)
+                else:
+                    group[info.name] = _content(tar, info)
         yield from _candidates(path, group)
     except (_Cut, tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in MACHINE_TROUBLE:
+            raise
         for name in group:
             if extension(name) in IMAGE_EXTS:
                 yield refused(
@@ -67,12 +87,27 @@ def read_tar(path: Path) -> Iterator[Candidate]:
         yield refused(uri_of(path), "truncated_tar", f"{detail}, after {samples} whole samples. Fetch the file again.")
 
 
+@contextmanager
+def _sensible() -> Iterator[None]:
+    """_Cut for a header whose numbers tarfile itself trips over."""
+    try:
+        yield
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise _Cut("a header makes no sense") from error
+
+
 def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     """Headers in order, in bounded memory. _Cut unless the last is followed by the end-of-archive blocks and nothing
     else.
     """
     end = 0
-    while (info := tar.next()) is not None:
+    while True:
+        with _sensible():
+            info = tar.next()
+        if info is None:
+            break
+        if tar.offset <= end:  # a negative size; tarfile would read the same headers for ever (CVE-2025-8194)
+            raise _Cut(f"the header of {info.name!a} points back to where the tar was read already")
         tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         yield info
         end = tar.offset
@@ -88,15 +123,12 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _problem(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Why a member must not be used, as (reason, detail), or None. Folders are no trouble, and no sample either."""
-    ext = extension(info.name)
-    if info.isdir() or ext not in (*IMAGE_EXTS, *SIDECAR_EXTS):
-        return None
+    """Why an image or side-car of a tar must not be used, as (reason, detail), or None."""
     if not info.isreg() or info.issparse():
         return "not_a_file", "a link, device or sparse file in a tar"
     if info.name.startswith("/") or ".." in PurePosixPath(info.name).parts or "\0" in info.name:
         return "bad_name", "a member's name must be relative and plain"
-    limit = MAX_SIDECAR if ext in SIDECAR_EXTS else DEFAULT_LIMITS.max_bytes
+    limit = MAX_SIDECAR if extension(info.name) in SIDECAR_EXTS else DEFAULT_LIMITS.max_bytes
     if info.size > limit:
         return "too_many_bytes", f"{info.size} bytes, the limit is {limit}"
     return None

@@ -33,7 +33,7 @@ EDGES = image_row("canny_edge", size=4, patch=2, channels=1, vocab=32)  # 4 toke
 GLOBAL = vector_row("dinov2_global", size=8, channels=8, vocab=32, tokens=3)
 CAPTION = sequence_row("caption", 8)
 METADATA = sequence_row("metadata", 6)
-SPECS = (RGB, EDGES, GLOBAL, CAPTION, METADATA)
+SPECS = (EDGES, CAPTION, GLOBAL, METADATA, RGB)  # by name, as manifests have them
 
 
 def vocab_of(spec: TokenSpec) -> int:

@@ -1,0 +1,186 @@
+"""How far two labels of one image are apart: one function a kind of label, each metric by the name the field uses.
+
+A function takes two labels of one modality and returns {metric: value}. METRICS says of each metric whether more or
+less is better, and the value two equal labels have. A metric that these two labels do not define is left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Compare = Callable[[Any, Any], dict[str, float]]
+
+
+class Metric(NamedTuple):
+    """equal: the value for equal labels. more_is_better: which way it points. unit: for tables."""
+
+    equal: float
+    more_is_better: bool
+    unit: str = ""
+
+
+METRICS: Mapping[str, Metric] = {
+    "cosine": Metric(1.0, True),
+    "edge_f1": Metric(1.0, True),
+    "class_agreement": Metric(1.0, True),
+    "mask_iou": Metric(1.0, True),
+    "box_iou": Metric(1.0, True),
+    "word_f1": Metric(1.0, True),
+    "field_agreement": Metric(1.0, True),
+    "token_agreement": Metric(1.0, True),
+    "abs_rel": Metric(0.0, False),
+    "angle_deg": Metric(0.0, False, "degrees"),
+    "keypoint_px": Metric(0.0, False, "pixels"),
+    "keypoint_mm": Metric(0.0, False, "mm"),
+    "colour_distance": Metric(0.0, False, "of 255"),
+    "count_difference": Metric(0.0, False),
+}
+
+
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
+    """Cosine of two vectors; the mean over positions of two feature maps (..., channels). 1 where both are zero."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    if x.shape != y.shape:
+        return {"cosine": -1.0}
+    scale = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    products = np.sum(x * y, axis=-1)
+    both_zero = (np.abs(x).max(initial=0) == 0) & (np.abs(y).max(initial=0) == 0)
+    if both_zero:
+        return {"cosine": 1.0}
+    # Rounding must not make equal vectors look different.
+    return {"cosine": 1.0 if np.array_equal(x, y) else float(np.mean(products / np.maximum(scale, 1e-12)))}
+
+
+def edges(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[str, float]:
+    """F1 of the edge pixels of two maps (H, W), nonzero on edges; one pixel of distance is forgiven."""
+    if a.shape != b.shape:
+        return {"edge_f1": 0.0}
+    x, y = a > 0, b > 0
+    if not x.any() and not y.any():
+        return {"edge_f1": 1.0}
+    precision = (x & _grown(y)).sum() / max(1, x.sum())
+    recall = (y & _grown(x)).sum() / max(1, y.sum())
+    return {"edge_f1": float(2 * precision * recall / max(1e-12, precision + recall))}
+
+
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and the pixels next to it."""
+    padded = np.pad(mask, 1)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])
+
+
+def depths(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
+    """Mean of |a - b| / b (AbsRel; b is the reference) where both are positive and finite; maps (H, W)."""
+    if a.shape != b.shape:
+        return {}
+    good = np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)
+    if not good.any():
+        return {}
+    return {"abs_rel": float(np.mean(np.abs(a[good] - b[good]) / b[good]))}
+
+
+def normals(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
+    """Mean angle in degrees between two maps of unit vectors (H, W, 3), where both have one."""
+    if a.shape != b.shape:
+        return {}
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    length = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    good = np.isfinite(length) & (length > 0)
+    if not good.any():
+        return {}
+    dot = np.clip(np.sum(x * y, axis=-1)[good] / length[good], -1, 1)
+    return {"angle_deg": float(np.degrees(np.arccos(dot)).mean())}
+
+
+def classes(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
+    """Share of pixels with the same class; maps of whole numbers (H, W)."""
+    return {"class_agreement": float((a == b).mean()) if a.shape == b.shape and a.size else 0.0}
+
+
+def texts(a: str, b: str) -> dict[str, float]:
+    """F1 of the words of two texts, as multisets, case aside."""
+    x, y = Counter(a.lower().split()), Counter(b.lower().split())
+    common = sum((x & y).values())
+    return {"word_f1": 1.0 if x == y else 2 * common / max(1, sum(x.values()) + sum(y.values()))}
+
+
+def fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the keys either has whose values are equal, numbers up to a millionth of their size."""
+    keys = sorted(set(a) | set(b))
+    same = [k in a and k in b and _equal(a[k], b[k]) for k in keys]
+    return {"field_agreement": float(np.mean(same)) if keys else 1.0}
+
+
+def _equal(x: Any, y: Any) -> bool:
+    if isinstance(x, int | float) and isinstance(y, int | float):
+        return bool(np.isclose(x, y, rtol=1e-6, atol=1e-9))
+    return bool(x == y)
+
+
+def palettes(a: Sequence[NDArray[np.uint8]], b: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Mean distance in RGB, 0..441, from each colour to the nearest of the other side, over palettes of one size."""
+    distances = []
+    for x, y in zip(a, b, strict=False):
+        apart = np.linalg.norm(x.astype(np.float64)[:, None] - y.astype(np.float64)[None], axis=-1)
+        distances += [*apart.min(0), *apart.min(1)]
+    return {"colour_distance": float(np.mean(distances))} if distances else {}
+
+
+def box_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """(n, 4) and (m, 4) boxes x0, y0, x1, y1 -> (n, m) intersection over union."""
+    x, y = np.asarray(a, np.float64).reshape(-1, 1, 4), np.asarray(b, np.float64).reshape(1, -1, 4)
+    low, high = np.maximum(x[..., :2], y[..., :2]), np.minimum(x[..., 2:], y[..., 2:])
+    inside = np.prod(np.clip(high - low, 0, None), axis=-1)
+    area = np.prod(x[..., 2:] - x[..., :2], axis=-1) + np.prod(y[..., 2:] - y[..., :2], axis=-1)
+    return np.asarray(inside / np.maximum(area - inside, 1e-12))
+
+
+def pairs(overlap: NDArray[np.float64], least: float = 0.3) -> list[tuple[int, int]]:
+    """Greedy one-to-one matching of rows to columns, largest overlap first, none below `least`."""
+    left, found = overlap.copy(), []
+    while left.size and left.max() >= least:
+        i, j = np.unravel_index(int(left.argmax()), left.shape)
+        found.append((int(i), int(j)))
+        left[i, :], left[:, j] = -1, -1
+    return found
+
+
+def people(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean distance of the keypoints of people whose boxes match, in pixels and, root-relative, in mm; and how many
+    more people one side has.
+    """
+    found = {"count_difference": float(abs(len(a) - len(b)))}
+    if not a or not b:
+        return found
+    matched = pairs(box_iou(np.stack([p["box"] for p in a]), np.stack([p["box"] for p in b])))
+    if matched:
+        flat = [np.linalg.norm(a[i]["keypoints"][:, :2] - b[j]["keypoints"][:, :2], axis=1).mean() for i, j in matched]
+        deep = [np.linalg.norm(a[i]["keypoints_3d"] - b[j]["keypoints_3d"], axis=1).mean() for i, j in matched]
+        found = {"keypoint_px": float(np.mean(flat)), "keypoint_mm": float(np.mean(deep)) * 1000, **found}
+    return found
+
+
+def tokens(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
+    """Share of places with the same token; of the longer one where lengths differ."""
+    longest = max(a.size, b.size)
+    if a.shape == b.shape:
+        return {"token_agreement": float((a == b).mean()) if a.size else 1.0}
+    x, y = a.reshape(-1), b.reshape(-1)
+    n = min(x.size, y.size)
+    return {"token_agreement": float((x[:n] == y[:n]).sum() / max(1, longest))}
+
+
+def same(metrics: Mapping[str, float], tolerance: float = 0.02) -> bool:
+    """Whether metrics say the labels agree as well as two runs of one network on two machines do: shares and cosines
+    within `tolerance`, pixels and millimetres within one.
+    """
+    return all(
+        abs(value - METRICS[name].equal) <= (tolerance if METRICS[name].equal else 0.99)
+        for name, value in metrics.items()
+    )

@@ -1,0 +1,1 @@
+"""What a data set needs over the years: verify, repair, collect garbage, forget, retry, promote, explain, compare."""

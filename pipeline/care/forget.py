@@ -1,0 +1,127 @@
+"""Remove samples for good: their bytes leave every recipe of every modality, their place stays as a null.
+
+A mark in `_removed` comes first, so that a run that ends half-way is completed by the same command. Then each shard
+that holds the sample is written again without it, those that others read before those that read them, and every commit
+names the digests its inputs have now: nothing becomes stale, and every count, order and digest stays true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from labelers.core.modality import Null
+from labelers.core.registry import all_modalities
+from pipeline.care.verify import refs_on
+from pipeline.commits import Verify, commit_shard, data_key, retract
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.ingest.ingest import verify_rgb
+from pipeline.plan import Ref
+from pipeline.records import Commit, canonical_json
+from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, verify_labels, write_labels, write_tar
+
+REMOVED = "removed"
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """How a kind of shard is written again. write(source, target, ids, inputs): the same rows, with the ids as nulls."""
+
+    write: Callable[[Path, Path, set[str], Mapping[str, str]], None]
+    verify: Verify
+
+
+RewriteOf = Callable[[str], Rewrite | None]
+
+
+def find(ds: Dataset, ids: Sequence[str]) -> dict[int, set[str]]:
+    """Shard -> ids in it. ConfigError for an id the index does not have."""
+    found: dict[int, set[str]] = {}
+    left = set(ids)
+    for k in ds.shards():
+        here = left & set(ds.ids(k))
+        if here:
+            found[k] = here
+            left -= here
+    if left:
+        raise ConfigError(f"{min(left)}: no sample has this id. `manymodal why` finds ids by file name.")
+    return found
+
+
+def removed(ds: Dataset) -> set[str]:
+    """Ids somebody asked to remove."""
+    return {key.rsplit("/", 1)[-1].removesuffix(".json") for key in ds.storage.list("_removed")}
+
+
+def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, int]:
+    """Remove the samples everywhere; how many shards of each recipe were written again.
+
+    rewrite_of: for a modality this room knows nothing of (tokens), how its shards are written again.
+    """
+    places = find(ds, ids)
+    for k, here in places.items():
+        for sample in here:
+            ds.storage.put_if_absent(f"_removed/{sample}.json", canonical_json({"id": sample, "shard": k}))
+    counts: dict[str, int] = {}
+    for ref in _readers_last(ds):
+        known = _rewrite_of(ref[0]) or rewrite_of(ref[0])
+        for k, here in places.items():
+            commit = ds.sound_commit(*ref, k)
+            if commit is None:
+                continue
+            if known is None:
+                raise ConfigError(
+                    f"{ref[0]}@{ref[1]}: no labeler here knows how to write {ref[0]}. Install it, or drop it."
+                )
+            counts[f"{ref[0]}@{ref[1]}"] = counts.get(f"{ref[0]}@{ref[1]}", 0) + _again(ds, commit, here, known)
+    return counts
+
+
+def _readers_last(ds: Dataset) -> list[Ref]:
+    graph = {ref: set(ds.recipe(ref[1])["reads"].items()) for ref in refs_on(ds)}
+    return [ref for ref in TopologicalSorter(graph).static_order() if ref in graph]
+
+
+def _again(ds: Dataset, commit: Commit, ids: set[str], how: Rewrite) -> bool:
+    """Write one shard again. False where it already is as it should be."""
+    inputs = dict(commit.inputs)
+    for name, recipe in ds.recipe(commit.recipe)["reads"].items():
+        made = ds.sound_commit(name, recipe, commit.shard)
+        if made is not None and name in inputs:
+            inputs[name] = made.sha256
+    if all(commit.nulls.get(sample) == REMOVED for sample in ids) and inputs == dict(commit.inputs):
+        return False
+    source = ds.storage.local(data_key(commit))
+    with ds.storage.scratch() as folder:
+        path = folder / commit.file
+        how.write(source, path, ids, inputs)
+        retract(ds.storage, commit)
+        commit_shard(ds.storage, replace(commit, sha256=""), path, ds.ids(commit.shard), how.verify)
+    return True
+
+
+def _rewrite_of(name: str) -> Rewrite | None:
+    """For rgb and the modalities of the registry."""
+    if name == "rgb":
+        return Rewrite(_write_rgb, verify_rgb)
+    modality = all_modalities().get(name)
+    if modality is None:
+        return None
+
+    def write(source: Path, target: Path, ids: set[str], inputs: Mapping[str, str]) -> None:
+        rows = [(key, Null(REMOVED) if key in ids else label) for key, label in read_labels(source, modality)]
+        write_labels(target, modality, [key for key, _ in rows], [label for _, label in rows], inputs)
+
+    return Rewrite(write, partial(verify_labels, modality=modality))
+
+
+def _write_rgb(source: Path, target: Path, ids: set[str], inputs: Mapping[str, str]) -> None:
+    samples = [
+        (key, {NULL_EXT: REMOVED.encode()} if key in ids else members)
+        for key, members in iter_tar(source) if key != HEADER
+    ]  # fmt: skip
+    write_tar(target, "rgb", samples, inputs)

@@ -1,0 +1,65 @@
+"""What nothing needs: temporary files of attempts that died, files without a commit, marks, and old packs' remains.
+
+Never what a commit or a manifest names. A recipe that no manifest ever named, or that one asks to drop by name, is
+another matter: `drop` removes it whole, and refuses the current one and what a current one reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from pipeline.care.verify import refs_on
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.plan import Ref
+from pipeline.records import folder_of
+from pipeline.storage import Storage
+
+TEMPORARY = ("_tmp", "_suspects")
+
+
+def tree(storage: Storage, prefix: str) -> Iterator[str]:
+    """Every key below a folder."""
+    for key in storage.list(prefix):
+        if key.endswith("/"):
+            yield from tree(storage, key.rstrip("/"))
+        else:
+            yield key
+
+
+def garbage(ds: Dataset, hours: float) -> list[str]:
+    """Keys that nothing needs and that are older than `hours`, by the storage's own clock where it has one."""
+    limit = time.time() - hours * 3600
+    found = [key for folder in TEMPORARY for key in tree(ds.storage, folder)]
+    for ref in refs_on(ds):
+        records = ds.survey(*ref).records
+        named = {f"{folder_of(*ref)}/{commit.file}" for _, commit in records.values()}
+        found += [key for key in ds.storage.list(folder_of(*ref)) if not key.endswith("/") and key not in named]
+    return [key for key in found if ds.storage.modified(key) <= limit]
+
+
+def collect(ds: Dataset, hours: float) -> list[str]:
+    """Delete the garbage; the keys that were deleted."""
+    found = garbage(ds, hours)
+    for key in found:
+        ds.storage.delete(key)
+    ds.storage.prune(TEMPORARY)
+    return found
+
+
+def drop(ds: Dataset, ref: Ref) -> list[str]:
+    """Delete a whole recipe of a modality, commits first. ConfigError where it is current, or a current one reads it."""
+    current = ds.manifest().modalities
+    if current.get(ref[0]) == ref[1]:
+        raise ConfigError(f"{ref[0]}@{ref[1]} is current. Promote another recipe of {ref[0]} first.")
+    for name, recipe in current.items():
+        if ds.recipe(recipe)["reads"].get(ref[0]) == ref[1]:
+            raise ConfigError(f"{ref[0]}@{ref[1]} is read by the current {name}. Make {name} again first.")
+    if ref not in refs_on(ds):
+        raise ConfigError(f"{ref[0]}@{ref[1]}: there is no such recipe on storage.")
+    keys = sorted(tree(ds.storage, folder_of(*ref)), key=lambda key: "/_commits/" not in key)
+    for key in keys:
+        ds.storage.delete(key)
+    ds.storage.prune([folder_of(*ref)])
+    return keys
