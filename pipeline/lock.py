@@ -15,12 +15,12 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from pipeline.errors import Incomplete
+from pipeline.errors import Incomplete, StorageError
 from pipeline.records import canonical_json
 from pipeline.storage import Storage
 
-LEASE_S = 600.0
-PATIENCE_S = 1800.0  # how long to wait for others before giving up
+LEASE_S = 3600.0  # a shard is never written for so long
+PATIENCE_S = 2 * LEASE_S  # how long to wait for others before giving up
 _POLL_S = 0.05
 
 
@@ -32,8 +32,12 @@ def exclusive(storage: Storage, name: str, patience_s: float = PATIENCE_S) -> It
     try:
         yield
     finally:
-        storage.put_if_absent(f"{folder}/{number:09d}.done", b"")
-        _sweep(storage, folder, number)
+        try:
+            storage.put_if_absent(f"{folder}/{number:09d}.done", b"")
+            _sweep(storage, folder, number)
+        except StorageError:  # a full disk must not leave a lock that nobody holds
+            storage.delete(f"{folder}/{number:09d}.lock")
+            raise
 
 
 def _acquire(storage: Storage, folder: str, deadline: float) -> int:
@@ -57,15 +61,15 @@ def _dead(storage: Storage, key: str) -> bool:
         holder = json.loads(storage.read_bytes(key))
     except FileNotFoundError:
         return True
-    if holder["host"] != socket.gethostname():
-        return time.time() - storage.modified(key) > LEASE_S
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    if holder["host"] == socket.gethostname():
+        try:
+            os.kill(holder["pid"], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # somebody else's process, but there is one
+    # Even so it may be another process with its number: containers that restart share both.
+    return time.time() - storage.modified(key) > LEASE_S
 
 
 def _sweep(storage: Storage, folder: str, number: int) -> None:

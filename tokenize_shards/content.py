@@ -128,6 +128,8 @@ class Features(Content):
     def check(self, batch: np.ndarray) -> None:
         good = batch.dtype in (np.float16, np.float32) and batch.ndim == 4 and batch.shape[-1] == self.channels
         _require(good, f"float16 (n, rows, cols, {self.channels})", batch)
+        if not np.isfinite(batch).all():
+            raise ValueError("a feature map has numbers that are not finite")
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
         values = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))

@@ -52,9 +52,12 @@ class Gatherer:
         self.samples = sum(len(held) for held in self.held.values())
 
     def _rows(self, limit: int) -> tuple[dict[int, list[int]], int]:
-        """Rows of each shard to look at, and views a row, so that at most about `limit` views are made."""
-        stride = max(1, -(-self.samples // limit))
-        rows = {k: list(range(0, len(held), stride)) for k, held in self.held.items()}
+        """Rows of each shard to look at, and views a row, so that at most `limit` views are made."""
+        stride, first = max(1, -(-self.samples // limit)), 0
+        rows = {}
+        for k, held in self.held.items():  # every stride-th sample of the data set, not of each shard
+            rows[k] = list(range(-first % stride, len(held), stride))
+            first += len(held)
         return rows, int(np.clip(limit // max(1, sum(map(len, rows.values()))), 1, 8))
 
     def gather(self, members: Sequence[TokenSpec]) -> dict[str, FitData]:
@@ -64,6 +67,8 @@ class Gatherer:
         rows, views = self._rows(MAX_VIEWS["on_view" if labeler else "cut"])
         data = {spec.name: FitData([], []) for spec in members}
         for k, chosen in rows.items():
+            if not chosen:
+                continue
             shard = ShardViews(self.ds, k, range(views), self.seed, chosen)
             if labeler is not None:
                 found = shard.on_view(labeler, members)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from labelers.core.modality import Null
 from labelers.metadata import BY_ID, FIELDS, decode_field, encode_field
 from tokenize_shards.views import View, cut_boxes, cut_keypoints, cut_keypoints_3d, uniforms
-from tokenize_shards.wordpiece import CLASS, COCO_CLASSES, EOS, WORDS, WordPiece, coordinate, split_coordinate
+from tokenize_shards.wordpiece import CLASS, COCO_CLASSES, EOS, WordPiece, coordinate, split_coordinate
 
 BINS_WRITTEN = 1000  # values a coordinate token of an axis can take
 TOP = 999  # the largest coordinate value
@@ -192,4 +192,4 @@ def allowed_ids(modality: str, words: WordPiece) -> NDArray[np.int64]:
     if modality == "human_poses":
         keys = [words.keyword(word) for word in ("human", "pose", "none")]
         return np.array([EOS, *keys, *range(coordinate(0, 0), CLASS)])
-    return np.array([EOS, *range(WORDS, words.vocab)])
+    return np.array([EOS, *range(CLASS, words.vocab)])

@@ -224,10 +224,9 @@ class MLPPQ(Tokenizer):
         network = self._fitted()
         if tokens.ndim != 2 or tokens.shape[1] != self.spec.heads:
             raise ValueError(f"{self.spec.modality}: expected tokens (n, {self.spec.heads}), got {tokens.shape}")
-        if tokens.size and int(tokens.max()) >= self.vocab:
-            raise ValueError(
-                f"{self.spec.modality}: token {int(tokens.max())} is outside the vocabulary of {self.vocab}"
-            )
+        wrong = tokens[(tokens < 0) | (tokens >= self.vocab)]
+        if wrong.size:
+            raise ValueError(f"{self.spec.modality}: token {int(wrong[0])} is outside the vocabulary of {self.vocab}")
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
         return (network.rebuild(network.codebook.lookup(ids)) * network.scale).cpu().numpy()
 

@@ -181,14 +181,16 @@ def open_tokens(path: Path) -> TokenShard:
     """
     try:
         return _open(path)
-    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; Arrow's own have no number
+            raise
         raise DamageError(f"{path} is not a whole token shard: {error}. Tokenize this shard again.") from error
 
 
 def _open(path: Path) -> TokenShard:
     batch, whole = _one_batch(path)
     meta = _read_meta(batch.schema)
-    batch.validate()
+    batch.validate(full=True)  # offsets too: a wrong one would end the process, not raise
     ids, column, reasons = batch.column(0).to_pylist(), batch.column(1), batch.column(2).to_pylist()
     _check_ids([str(id) for id in ids])
     valid = column.is_valid().to_numpy(zero_copy_only=False)

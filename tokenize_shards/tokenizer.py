@@ -160,9 +160,14 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise TokenizerFileError(f"{path} cannot be read as a tokenizer: {error}; fit the tokenizer again") from error
     if text is None:
         raise TokenizerFileError(f"{path} is a safetensors file, but no tokenizer: it has no {METADATA_KEY!r} metadata")
-    head = json.loads(text)
-    if head.get("format") != FORMAT:
-        raise TokenizerFileError(f"{path} has tokenizer format {head.get('format')!r}; this version reads {FORMAT}")
+    try:
+        head = json.loads(text)
+    except ValueError as error:
+        raise TokenizerFileError(f"{path}: its metadata is not JSON ({error}); fit the tokenizer again") from error
+    if not isinstance(head, dict) or not {"format", "kind", "config"} <= head.keys():
+        raise TokenizerFileError(f"{path}: its metadata is not that of a tokenizer; fit the tokenizer again")
+    if head["format"] != FORMAT:
+        raise TokenizerFileError(f"{path} has tokenizer format {head['format']!r}; this version reads {FORMAT}")
     return head, arrays
 
 
@@ -171,5 +176,5 @@ def load_tokenizer(path: Path) -> Tokenizer:
     head, arrays = read_file(path)
     try:
         return tokenizer_class(head["kind"]).restore(head["config"], arrays)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise TokenizerFileError(f"{path}: kind {head.get('kind')!r} does not fit its contents: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TokenizerFileError(f"{path}: kind {head['kind']!r} does not fit its contents: {error}") from error

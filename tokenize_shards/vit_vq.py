@@ -163,10 +163,9 @@ class ViTVQ(Tokenizer):
         network = self._fitted()
         if tokens.ndim != 2 or tokens.shape[1] != self.tokens:
             raise ValueError(f"{self.spec.modality}: expected tokens (n, {self.tokens}), got {tokens.shape}")
-        if tokens.size and int(tokens.max()) >= self.vocab:
-            raise ValueError(
-                f"{self.spec.modality}: token {int(tokens.max())} is outside the vocabulary of {self.vocab}"
-            )
+        wrong = tokens[(tokens < 0) | (tokens >= self.vocab)]
+        if wrong.size:
+            raise ValueError(f"{self.spec.modality}: token {int(wrong[0])} is outside the vocabulary of {self.vocab}")
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
         parts = [network.draw(network.codebook.lookup(part.reshape(-1, 1))) for part in ids.split(64)]
         side = self.spec.resolution

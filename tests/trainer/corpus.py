@@ -131,5 +131,14 @@ def tiny_model(streams: Sequence[Stream] = STREAMS, seed: int = 0, tied: bool = 
         return Model(streams, size, tied).eval()
 
 
+def lively_model() -> Model:
+    """A random network whose every prediction is another one: places and tokens weigh the same, and are far apart."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.table.weight.mul_(100)
+        model.positions.copy_(torch.randn(model.positions.shape, generator=torch.Generator().manual_seed(0)))
+    return model
+
+
 def as_tensors(masked: Masked) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in masked.arrays().items()}

@@ -100,6 +100,13 @@ def check_text(text: list[int], shown: list[tuple[int, int]], asked: list[tuple[
         assert set(real) == set(text), "a target that was not cut asks for all that is not shown"
 
 
+def all_pairs(words: list[int]) -> bool:
+    """Whether these are whole pairs: first an even word of the text, then the next."""
+    return len(words) % 2 == 0 and all(
+        (a - FIRST) % 2 == 0 and b == a + 1 for a, b in zip(words[::2], words[1::2], strict=True)
+    )
+
+
 @settings(max_examples=250, deadline=None)
 @given(cases())
 def test_what_is_shown_and_asked_for_is_true_disjoint_and_within_the_budgets(case: Case) -> None:
@@ -120,6 +127,7 @@ def test_what_is_shown_and_asked_for_is_true_disjoint_and_within_the_budgets(cas
                 assert not shown and not asked, "a sample that lacks a modality neither shows it nor is asked for it"
             elif stream.kind == "sequence":
                 check_text(tokens.ids[row, : tokens.length[row]].tolist(), shown, asked)
+                assert not stream.pairs or all_pairs([token for _, token in shown])
             else:
                 check_fixed(tokens.ids[row], shown, asked)
             component = masked.component[row]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from tests.trainer.corpus import FIRST_WORD, STREAMS, TEXT_VOCAB, TINY, tiny_model, tokens_of
+from tests.trainer.corpus import FIRST_WORD, STREAMS, TEXT_VOCAB, TINY, lively_model, tiny_model, tokens_of
 from trainer import checkpoint
 from trainer.model import SIZES, Model
 from trainer.predict import Given, Picker, Predictor
@@ -27,7 +27,7 @@ NAMES = [s.name for s in STREAMS]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(tiny_model(), {})
+    return Predictor(lively_model(), {})
 
 
 def as_lists(tokens: Any) -> list[list[int]]:

@@ -93,7 +93,7 @@ def test_without_resume_it_starts_anew(ds: Dataset) -> None:
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_finished_run_is_not_repeated(ds: Dataset, resume: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(ds, config())
-    before = digests(Path(first.path))
+    before, written = digests(Path(first.path)), Path(first.path).stat().st_mtime_ns
 
     def no_step(run: Run) -> float:
         raise AssertionError("a step was taken")
@@ -102,7 +102,7 @@ def test_a_finished_run_is_not_repeated(ds: Dataset, resume: bool, monkeypatch: 
     again = train(ds, config(), resume=resume)
     assert again.already and again.steps == 8
     assert again.curve == first.curve and again.heldout == first.heldout
-    assert digests(Path(first.path)) == before
+    assert digests(Path(first.path)) == before and Path(first.path).stat().st_mtime_ns == written
 
 
 def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
@@ -184,6 +184,11 @@ def test_single_bad_steps_are_skipped_and_counted(ds: Dataset, monkeypatch: pyte
     assert report.skipped == 2 and report.steps == 8
     assert [step for step, _ in report.curve] == [1, 2, 4, 5, 7, 8]
     assert train(ds, config()).skipped == 2, "the record of it can be read"
+
+
+def test_bad_steps_that_are_not_in_a_row_stop_nothing(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, lambda step: step % 2 == 0)
+    assert train(ds, config(steps=2 * MAX_BAD_STEPS + 2, save_every=1000)).skipped == MAX_BAD_STEPS + 1
 
 
 def test_a_bad_step_changes_no_weight(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
