@@ -36,11 +36,10 @@ class Target:
     outputs: tuple[tuple[str, str], ...]
     batch: int
 
-    def build(self, ds: Dataset) -> Labeler:
-        """The labeler, its weights found by digest, its networks loaded."""
-        labeler = make_labeler(
-            self.labeler, self.params, {slot: ds.weights_path(sha) for slot, sha in self.files.items()}
-        )
+    def build(self, ds: Dataset, files: Mapping[str, Path] | None = None) -> Labeler:
+        """The labeler, its weights found by digest, its networks loaded. files: weights that are elsewhere, by sha256."""
+        found = {s: (files or {}).get(sha) or ds.weights_path(sha) for s, sha in self.files.items()}
+        labeler = make_labeler(self.labeler, self.params, found)
         labeler.setup()
         return labeler
 

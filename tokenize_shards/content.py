@@ -55,6 +55,11 @@ def _require(ok: bool, what: str, batch: np.ndarray) -> None:
         raise ValueError(f"expected {what}, got {batch.dtype} {batch.shape}")
 
 
+def _tensor(batch: np.ndarray) -> Tensor:
+    """A copy as a tensor; torch takes no mirrored arrays, and a part of one may pass for contiguous."""
+    return torch.from_numpy(np.array(batch, order="C"))
+
+
 class Pixels(Content):
     """uint8 RGB (n, H, W, 3). Figure: psnr_db, the mean over pictures."""
 
@@ -64,7 +69,7 @@ class Pixels(Content):
         _require(batch.dtype == np.uint8 and batch.ndim == 4 and batch.shape[-1] == 3, "uint8 (n, H, W, 3)", batch)
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return _tensor(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         return ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -88,7 +93,7 @@ class Edges(Content):
         _require(batch.dtype == np.uint8 and batch.ndim == 3, "uint8 (n, H, W)", batch)
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(batch))[:, None].float() / 127.5 - 1
+        return _tensor(batch)[:, None].float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         edge = (output[:, 0] + 1) / 2 > self.settings["threshold"]
@@ -132,7 +137,7 @@ class Features(Content):
             raise ValueError("a feature map has numbers that are not finite")
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        values = torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
+        values = _tensor(batch).float()
         return values.permute(0, 3, 1, 2) / self.settings["scale"]
 
     def from_tensor(self, output: Tensor) -> np.ndarray:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from labelers.core.compare import tokens
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Null
+from labelers.core.show import Cell, Words
+from pipeline.care.diff import Column
 from pipeline.care.forget import REMOVED, Rewrite
 from pipeline.care.rebuild import target_of
 from pipeline.config import Config
@@ -109,3 +112,21 @@ def _write_without(source: Path, target: Path, ids: set[str], inputs: Mapping[st
         else:
             rows.append(np.stack(whole) if shard.fixed is not None else whole)
     write_tokens(target, replace(shard.meta, inputs=dict(inputs)), shard.ids, rows)
+
+
+def token_column(ds: Dataset, name: str) -> Column:
+    """How tokens are compared and shown: views of a sample one after another, by the share of equal tokens."""
+
+    def read(recipe: str, k: int) -> list[np.ndarray | Null]:
+        shard = open_tokens(ds.open_shard(name, recipe, k)[0])
+        rows: list[np.ndarray | Null] = []
+        for i, sample in enumerate(shard.ids):
+            views = [shard.row(i, v) for v in range(shard.meta.views)]
+            whole = [view for view in views if view is not None]
+            rows.append(Null(shard.reasons[sample]) if len(whole) != len(views) else np.concatenate(whole))
+        return rows
+
+    def show(label: np.ndarray, image: Any) -> Cell:
+        return Words(" ".join(map(str, label[:64].tolist())) + (" ..." if len(label) > 64 else ""))
+
+    return Column(read, tokens, show)

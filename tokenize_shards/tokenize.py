@@ -93,32 +93,59 @@ def view_labeler(ds: Dataset, members: Sequence[TokenSpec]) -> Target | None:
     return Target(recipe["labeler"], recipe["params"], files, (), (), batch)
 
 
-def make_target(
-    ds: Dataset, config: Config, name: str, members: Sequence[TokenSpec]
-) -> tuple[TokenTarget, list[dict[str, Any]]]:
-    """The target of one group, and its recipes. ConfigError where a tokenizer is not fitted."""
+def token_recipes(
+    ds: Dataset, config: Config, members: Sequence[TokenSpec], current: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The recipes of one group, reading the recipes `current` names. ConfigError where a tokenizer is not fitted."""
     manifest = ds.manifest()
-    labeler = view_labeler(ds, members)
-    read = "rgb" if labeler else members[0].modality
-    reads = ((read, ds.current(read)),)
+    modality = all_modalities().get(members[0].modality)
+    on_view = modality is not None and modality.on_view
+    read = "rgb" if on_view else members[0].modality
     recipes = []
     for spec in members:
         sha256 = manifest.tokenizers.get(spec.name)
         if sha256 is None:
             raise ConfigError(f"{spec.name}: no tokenizer is fitted. Run `manymodal fit` first.")
-        computed = {spec.modality: ds.current(spec.modality)} if labeler else {}
+        computed = {spec.modality: current[spec.modality]} if on_view else {}
+        params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
         recipes.append(
             {
-                "modality": spec.name, "labeler": "tokenize", "version": VERSION, "backend": f"{spec.kind}, fitted here",
-                "params": {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed},
-                "weights": {"tokenizer": {"url": "fitted", "sha256": sha256}}, "reads": dict(reads),
+                "modality": spec.name, "labeler": "tokenize", "version": VERSION, "params": params,
+                "backend": f"{spec.kind}, fitted here", "weights": {"tokenizer": {"url": "fitted", "sha256": sha256}},
+                "reads": {read: current[read]},
             }
         )  # fmt: skip
+    return recipes
+
+
+def make_target(
+    ds: Dataset, config: Config, name: str, members: Sequence[TokenSpec]
+) -> tuple[TokenTarget, list[dict[str, Any]]]:
+    """The target of one group, and its recipes. ConfigError where a tokenizer is not fitted."""
+    manifest = ds.manifest()
+    recipes = token_recipes(ds, config, members, manifest.modalities)
     target = TokenTarget(
-        name, tuple(members), labeler, {s.name: manifest.tokenizers[s.name] for s in members},
-        {str(r["modality"]): recipe_id(r) for r in recipes}, reads, config.tokens.views, config.tokens.seed,
+        name, tuple(members), view_labeler(ds, members), {s.name: manifest.tokenizers[s.name] for s in members},
+        {str(r["modality"]): recipe_id(r) for r in recipes}, tuple(recipes[0]["reads"].items()),
+        config.tokens.views, config.tokens.seed,
     )  # fmt: skip
     return target, recipes
+
+
+def fitted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
+    """The wanted token modalities, without those nobody asked for by name and that have no tokenizer."""
+    fitted, asked = ds.manifest().tokenizers, bool(only or config.tokens.modalities)
+    return [spec for spec in wanted_specs(ds, config, only) if asked or spec.name in fitted]
+
+
+def token_steps(ds: Dataset, config: Config, current: Mapping[str, str], only: Sequence[str] = ()) -> list[Step]:
+    """The steps of `tokenize` once the recipes in `current` are the current ones; for the plan."""
+    steps = []
+    for name, members in grouped(fitted_specs(ds, config, only)).items():
+        recipes = token_recipes(ds, config, members, {**ds.manifest().modalities, **current})
+        outputs = tuple((str(recipe["modality"]), recipe_id(recipe)) for recipe in recipes)
+        steps.append(Step(name, tuple(recipes[0]["reads"].items()), outputs))
+    return steps
 
 
 @dataclass(frozen=True)
@@ -186,10 +213,7 @@ def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> l
 
 def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:
     """Bring the tokens of every wanted modality up to date."""
-    fitted = ds.manifest().tokenizers
-    wanted = [
-        spec for spec in wanted_specs(ds, config, only) if only or config.tokens.modalities or spec.name in fitted
-    ]
+    wanted = fitted_specs(ds, config, only)
     if not wanted:
         raise ConfigError(f"{config.root}: no tokenizer is fitted. Run `manymodal fit` first.")
     made = [make_target(ds, config, name, members) for name, members in grouped(wanted).items()]

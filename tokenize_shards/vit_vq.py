@@ -166,10 +166,10 @@ class ViTVQ(Tokenizer):
         wrong = tokens[(tokens < 0) | (tokens >= self.vocab)]
         if wrong.size:
             raise ValueError(f"{self.spec.modality}: token {int(wrong[0])} is outside the vocabulary of {self.vocab}")
+        if not len(tokens):
+            return torch.zeros(0, self.spec.channels, self.spec.resolution, self.spec.resolution)
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
-        parts = [network.draw(network.codebook.lookup(part.reshape(-1, 1))) for part in ids.split(64)]
-        side = self.spec.resolution
-        return torch.cat(parts) if parts else torch.zeros(0, self.spec.channels, side, side)
+        return torch.cat([network.draw(network.codebook.lookup(part.reshape(-1, 1))) for part in ids.split(64)])
 
     def config(self) -> dict[str, Any]:
         return {**asdict(self.spec), "settings": self.content.settings}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +39,13 @@ def start_ray() -> None:
         )  # fmt: skip
     except Exception as error:
         raise RayUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def last_line(error: BaseException) -> str:
+    """What went wrong, from the end of a remote traceback, without colours and marks under the code."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip(" ^~")]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 class _Actor:
@@ -145,7 +153,10 @@ class _Run:
                 self.queue.retry(step, shard, f"worker failed: {type(error.cause).__name__}: {error.cause}")
             except self.ray.exceptions.RayError as error:
                 self._end(step, actor)
-                self.queue.retry(step, shard, f"worker died: {' '.join(str(error).split())[:300]}")
+                if "creation task" in str(error):  # it could not even be built; another try would end the same way
+                    self.queue.done(Done(step, shard, error=f"the worker cannot start: {last_line(error)}"))
+                else:
+                    self.queue.retry(step, shard, f"worker died: {last_line(error)}")
             else:
                 self.idle.setdefault(step, []).append(actor)
                 self.queue.done(outcome)

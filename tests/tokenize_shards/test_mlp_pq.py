@@ -70,5 +70,6 @@ def test_nothing_to_learn_from_and_bad_input_are_refused() -> None:
     tokenizer.fit(vectors(10), vectors(0), steps=1)
     with pytest.raises(ValueError, match="expected vectors of 24"):
         tokenizer.encode(np.zeros((2, 5), np.float32))
-    with pytest.raises(ValueError, match="outside the vocabulary"):
-        tokenizer.decode(np.full((1, 4), 64, np.uint16))
+    for wrong in (64, -1):
+        with pytest.raises(ValueError, match=f"token {wrong} is outside the vocabulary"):
+            tokenizer.decode(np.full((1, 4), wrong, np.int64))

@@ -98,7 +98,7 @@ def test_plan_and_dry_run_say_and_do_nothing(data: Path, command: Command) -> No
         assert said.code == 0
         found = json.loads(said.out)
         assert found["todo"] == 2
-        assert [s["labeler"] for s in found["steps"] if s["missing"]] == ["canny_edge"]
+        assert [s["step"] for s in found["steps"] if s["missing"]] == ["canny_edge"]
     assert snapshot(data) == before
 
 

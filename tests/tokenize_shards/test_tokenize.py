@@ -1,0 +1,213 @@
+"""Tokenizing a data set: every shard aligned with the index, tokens that depend on (id, seed, view) alone, no work twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelers.canny_edge import CannyEdge
+from labelers.core.labeler import Sample
+from labelers.core.modality import Null
+from labelers.core.registry import all_modalities
+from pipeline.commits import retract
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.label import label
+from pipeline.run import Report
+from tests.tokenize_shards.small import DARK, SIDE, SILENT, SmallNet, number_of, photo, small_config
+from tests.world import snapshot
+from tokenize_shards.fit import fit_all
+from tokenize_shards.shards import TokenShard, open_tokens
+from tokenize_shards.table import specs
+from tokenize_shards.tokenize import encode_rows, tokenize
+from tokenize_shards.tokenizer import load_tokenizer
+from tokenize_shards.views import View, cut_edges, cut_image, view_of
+
+NAMES = ("canny_edge", "caption", "color_palette", "metadata", "rgb", "small_global", "small_map", "small_vector")
+
+
+def run(root: Path, *only: str, **tokens: Any) -> Report:
+    report = tokenize(Dataset.open(str(root)), small_config(root, **tokens), only)
+    assert not report.failed, report.errors
+    return report
+
+
+def recipe(root: Path, name: str) -> str:
+    return Dataset.open(str(root)).current(f"tok_{name}")
+
+
+def shards(root: Path, name: str) -> list[TokenShard]:
+    """The token shards of a modality that the manifest names, opened as a reader does."""
+    ds = Dataset.open(str(root))
+    return [open_tokens(ds.open_shard(f"tok_{name}", recipe(root, name), k)[0]) for k in ds.shards()]
+
+
+def digests(root: Path) -> dict[str, list[str]]:
+    ds = Dataset.open(str(root))
+    commits = {n: ds.commits(f"tok_{n}", recipe(root, n)) for n in NAMES}
+    return {n: [found[k].sha256 for k in ds.shards()] for n, found in commits.items()}
+
+
+def encoder(root: Path, name: str) -> Any:
+    ds = Dataset.open(str(root))
+    return load_tokenizer(ds.weights_path(ds.manifest().tokenizers[f"tok_{name}"])).encode
+
+
+def test_every_shard_is_aligned_with_the_index(fitted: Path) -> None:
+    report = run(fitted)
+    ds = Dataset.open(str(fitted))
+    assert (report.done, report.executor) == (7 * 3, "local"), "what the network makes on the view is one step"
+    for name in NAMES:
+        for k, shard in enumerate(shards(fitted, name)):
+            commit = ds.commit_of(f"tok_{name}", recipe(fitted, name), k)
+            assert shard.ids == ds.ids(k) and commit is not None
+            assert (commit.count, commit.nulls) == (len(shard), shard.reasons)
+            assert (shard.meta.modality, shard.meta.views) == (f"tok_{name}", 3)
+            assert shard.meta.recipe == recipe(fitted, name) and shard.meta.inputs == commit.inputs
+            assert shard.meta.tokens == specs()[f"tok_{name}"].tokens
+
+
+def test_labels_that_are_null_stay_null_with_their_reason(fitted: Path) -> None:
+    run(fitted)
+    ds = Dataset.open(str(fitted))
+    numbers = {i: number_of(ds, k, row) for k in ds.shards() for row, i in enumerate(ds.ids(k))}
+    found = {n: {numbers[i]: why for s in shards(fitted, n) for i, why in s.reasons.items()} for n in NAMES}
+    dark = {DARK: "too_dark"}
+    nulls = {"caption": {SILENT: "no_caption"}, "small_map": dark, "small_global": dark, "small_vector": dark}
+    assert found == {name: nulls.get(name, {}) for name in NAMES}
+
+
+def test_tokens_are_those_of_the_views_of_the_photo(fitted: Path) -> None:
+    """From the photos themselves: labelled whole, cut by hash(id, seed, view), encoded."""
+    run(fitted, seed=4)
+    ds = Dataset.open(str(fitted))
+    opened = {n: shards(fitted, n) for n in ("rgb", "canny_edge", "small_global")}
+    encode = {n: encoder(fitted, n) for n in opened}
+    for k in ds.shards():
+        for row, sample in enumerate(ds.index(k)):
+            image = photo(number_of(ds, k, row))
+            edges = CannyEdge().label([Sample(sample.id, image)])[0]["canny_edge"]
+            for number in range(3):
+                box = view_of(sample.id, 4, number, sample.width, sample.height)
+                picture = cut_image(image, box, SIDE)
+                vector = SmallNet().label([Sample(sample.id, picture)])[0]["small_global"]
+                wanted = {"rgb": picture, "canny_edge": cut_edges(edges, box, SIDE), "small_global": vector}
+                for name, cut in wanted.items():
+                    tokens = opened[name][k].row(row, number)
+                    if isinstance(cut, Null):
+                        assert tokens is None
+                    else:
+                        assert np.array_equal(tokens, encode[name](np.asarray(cut)[None])[0]), (name, sample, number)
+
+
+def test_sequences_are_those_of_the_labels(fitted: Path) -> None:
+    run(fitted)
+    ds = Dataset.open(str(fitted))
+    encode = encoder(fitted, "color_palette")
+    palettes = {k: ds.labels(all_modalities()["color_palette"], k) for k in ds.shards()}
+    for k, shard in enumerate(shards(fitted, "color_palette")):
+        for row, sample in enumerate(shard.ids):
+            for view in range(3):
+                wanted = encode([(palettes[k][row], View(0, 0, 1, 1), sample, view)])[0]
+                assert np.array_equal(shard.row(row, view), wanted)
+
+
+def test_a_second_run_writes_nothing(fitted: Path) -> None:
+    run(fitted)
+    before = snapshot(fitted)
+    report = run(fitted)
+    assert (report.todo, report.done, report.executor) == (0, 0, "none")
+    assert snapshot(fitted) == before
+
+
+def test_one_modality_at_a_time_in_any_order_gives_the_same_bytes(fitted: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(fitted, other)
+    run(fitted)
+    for name in reversed(NAMES):
+        run(other, f"tok_{name}")
+    assert digests(fitted) == digests(other)
+    assert {n: recipe(fitted, n) for n in NAMES} == {n: recipe(other, n) for n in NAMES}
+
+
+def test_other_views_or_seeds_are_other_recipes_beside_the_old(fitted: Path) -> None:
+    run(fitted)
+    before, manifest = snapshot(fitted), Dataset.open(str(fitted)).manifest()
+    few = shards(fitted, "rgb")
+    assert run(fitted, views=5).done == 21
+    many = shards(fitted, "rgb")
+    assert run(fitted, views=5, seed=9).done == 21
+    turned = shards(fitted, "rgb")
+    after = snapshot(fitted)
+    assert {name: after[name] for name in before} == before, "every file there was keeps its bytes and times"
+    for old, more, other in zip(few, many, turned, strict=True):
+        assert old.fixed is not None and more.fixed is not None and other.fixed is not None
+        assert np.array_equal(more.fixed[:, :3], old.fixed), "a view is the same however many there are"
+        assert np.array_equal(other.fixed[:, 0], old.fixed[:, 0]), "view 0 is the centre whatever the seed"
+        assert not np.array_equal(other.fixed[:, 1:], more.fixed[:, 1:])
+    assert run(fitted).todo == 0, "going back is no work"
+    assert Dataset.open(str(fitted)).manifest().modalities == manifest.modalities
+
+
+def test_another_tokenizer_touches_its_own_modality_alone(fitted: Path) -> None:
+    run(fitted)
+    before = {n: recipe(fitted, n) for n in NAMES}
+    fit_all(Dataset.open(str(fitted)), small_config(fitted, seed=8), ["tok_rgb"], True, lambda *_: None)
+    assert run(fitted).done == 3
+    assert {n for n in NAMES if recipe(fitted, n) != before[n]} == {"rgb"}
+
+
+def test_other_labels_touch_their_own_tokens_alone(fitted: Path) -> None:
+    run(fitted)
+    before = {n: recipe(fitted, n) for n in NAMES}
+    config = small_config(fitted)
+    config.labelers["canny_edge"].params = {"low": 20.0}
+    label(Dataset.open(str(fitted)), config)
+    assert run(fitted).done == 3
+    assert {n for n in NAMES if recipe(fitted, n) != before[n]} == {"canny_edge"}
+
+
+def test_a_lost_shard_is_made_again_with_the_same_bytes(fitted: Path) -> None:
+    run(fitted)
+    before, ds = digests(fitted), Dataset.open(str(fitted))
+    commit = ds.commit_of("tok_small_map", recipe(fitted, "small_map"), 1)
+    assert commit is not None
+    retract(ds.storage, commit)
+    report = run(fitted)
+    assert report.done == 1 and digests(fitted) == before
+
+
+def test_labels_that_are_missing_fail_their_shard_and_no_other(fitted: Path) -> None:
+    ds = Dataset.open(str(fitted))
+    commit = ds.commit_of("canny_edge", ds.current("canny_edge"), 1)
+    assert commit is not None
+    retract(ds.storage, commit)
+    report = tokenize(ds, small_config(fitted), ["tok_canny_edge"])
+    assert (report.todo, report.done, report.failed) == (3, 2, 1)
+    assert "tok_canny_edge, shard 1" in report.errors[0] and "not committed" in report.errors[0]
+    label(ds, small_config(fitted))
+    assert run(fitted, "tok_canny_edge").done == 1
+    assert [s.ids for s in shards(fitted, "canny_edge")] == [ds.ids(k) for k in ds.shards()]
+
+
+def test_what_cannot_be_tokenized_is_refused(labelled: Path) -> None:
+    ds = Dataset.open(str(labelled))
+    with pytest.raises(ConfigError, match="no tokenizer is fitted. Run `manymodal fit`"):
+        tokenize(ds, small_config(labelled))
+    with pytest.raises(ConfigError, match="tok_rgb: no tokenizer is fitted"):
+        tokenize(ds, small_config(labelled), ["tok_rgb"])
+    with pytest.raises(ConfigError, match="no token modality is named 'tok_nothing'"):
+        tokenize(ds, small_config(labelled, modalities=["tok_nothing"]))
+
+
+def test_rows_that_are_null_cost_the_encoder_nothing() -> None:
+    class Never:
+        def encode(self, batch: Any) -> Any:
+            raise AssertionError("nothing to encode")
+
+    assert encode_rows(Never(), [Null("a"), Null("b")]) == [Null("a"), Null("b")]  # type: ignore[arg-type]
+    assert encode_rows(Never(), []) == []  # type: ignore[arg-type]
