@@ -60,6 +60,7 @@ def label_shard(
                 ds, draft,
                 partial(write_labels, modality=modality, ids=ds.ids(k), labels=labels, inputs=due.inputs),
                 partial(verify_labels, modality=modality),
+                inputs=due.inputs,
             )  # fmt: skip
         if careful:
             suspects.clear()

@@ -4,13 +4,14 @@ protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.commits import Verify, commit_shard, retract
 from pipeline.dataset import Dataset
 from pipeline.errors import Incomplete
+from pipeline.lock import exclusive
 from pipeline.plan import Ref, Step, inputs_of
 from pipeline.records import Commit
 
@@ -38,16 +39,29 @@ def look(ds: Dataset, step: Step, k: int) -> Due:
 
 
 def replace(
-    ds: Dataset, draft: Commit, write: Callable[[Path], None], verify: Verify, ids: Sequence[str] | None = None
+    ds: Dataset,
+    draft: Commit,
+    write: Callable[[Path], None],
+    verify: Verify,
+    ids: Sequence[str] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> Commit:
     """Write one shard aside and commit it, in place of an unsound or stale commit if there is one; the commit in force.
 
-    ids: what it must hold, in order; those of the index where None.
+    ids: what it must hold, in order; those of the index where None. inputs: what it is made from; a sound commit that
+    another attempt made from the same meanwhile is accepted. Only one attempt at a time takes a commit away.
     """
-    old = ds.commit_of(draft.modality, draft.recipe, draft.shard)
-    if old is not None:
-        retract(ds.storage, old)
+    ids = ds.ids(draft.shard) if ids is None else ids
     with ds.storage.scratch() as folder:
         path = folder / draft.file
         write(path)
-        return commit_shard(ds.storage, draft, path, ds.ids(draft.shard) if ids is None else ids, verify)
+        if ds.commit_of(draft.modality, draft.recipe, draft.shard) is None:
+            return commit_shard(ds.storage, draft, path, ids, verify)
+        with exclusive(ds.storage, "replace"):
+            sound = ds.sound_commit(draft.modality, draft.recipe, draft.shard)
+            if sound is not None and inputs is not None and dict(sound.inputs) == dict(inputs):
+                return sound
+            old = ds.commit_of(draft.modality, draft.recipe, draft.shard)
+            if old is not None:
+                retract(ds.storage, old)
+            return commit_shard(ds.storage, draft, path, ids, verify)

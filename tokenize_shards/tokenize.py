@@ -197,7 +197,7 @@ def tokenize_shard(
             )
             meta = TokenMeta(spec.name, target.views, spec.tokens, tokenizers[spec.name].vocab, recipe, due.inputs)
             write = partial(write_tokens, meta=meta, ids=shard.ids, rows=rows)
-            commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens)
+            commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens, inputs=due.inputs)
     return tuple(commits[ref] for ref in target.step().outputs)
 
 

@@ -1,8 +1,8 @@
 """Do the labels of a shard belong to its images? Two checks that ids and digests cannot replace.
 
 Edges: where an image-like label (edges, depth, normals, segments) changes, the photo tends to change too. The label of
-sample i is compared with photos i - 1, i and i + 1; a shard whose labels fit a neighbour better than their own photos,
-on the mean, is shifted. Relabel: a few samples of the shard are labelled again by the labeler its recipe names, and
+sample i is compared with photos i - 1, i and i + 1; a shard whose labels clearly fit a neighbour better than their own
+photos is shifted. Relabel: a few samples of the shard are labelled again by the labeler its recipe names, and
 must agree with what is stored as two runs of one network do.
 """
 
@@ -24,7 +24,9 @@ from pipeline.dataset import Dataset
 from pipeline.plan import Ref
 
 SIDE = 64  # pixels a side at which edges are compared
-MARGIN = 0.02  # by how much a neighbour must fit better, in correlation
+FITS = 0.1  # correlation of gradients from which a label fits a photo at all
+MARGIN = 0.05  # by how much the neighbours must fit better, on the mean
+SURE = 3.0  # and by how many standard errors
 
 
 def gradient(image: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -39,19 +41,25 @@ def gradient(image: NDArray[np.generic]) -> NDArray[np.float64]:
 
 
 def shift_of(images: Sequence[NDArray[np.generic] | None], labels: Sequence[NDArray[np.generic] | None]) -> int:
-    """By how many places the labels seem shifted against the images: -1, 0 or 1. None where either is missing."""
+    """By how many places the labels seem shifted against the images: -1, 0 or 1. None where either is missing.
+
+    Labels that have nothing to do with any photo fit all of them equally badly, and say nothing.
+    """
     photo = [None if image is None else gradient(image) for image in images]
     made = [None if label is None else gradient(label) for label in labels]
-    scores = {}
-    for shift in (0, -1, 1):
+    for shift in (-1, 1):
         fits = [
-            float(a @ b)
+            (float(a @ b), float(a @ own))
             for i, a in enumerate(made)
-            if a is not None and 0 <= i + shift < len(photo) and (b := photo[i + shift]) is not None
+            if a is not None and (own := photo[i]) is not None
+            if 0 <= i + shift < len(photo) and (b := photo[i + shift]) is not None
         ]
-        scores[shift] = float(np.mean(fits)) if len(fits) >= 2 else -1.0
-    best = max(scores, key=lambda shift: scores[shift])
-    return best if scores[best] > scores[0] + MARGIN else 0
+        if len(fits) < 3:
+            continue
+        theirs, gain = np.array(fits)[:, 0], np.array(fits) @ (1, -1)
+        if theirs.mean() > FITS and gain.mean() > max(MARGIN, SURE * gain.std() / np.sqrt(len(gain))):
+            return shift
+    return 0
 
 
 def edge_maps(label: Label | Null) -> NDArray[np.generic] | None:

@@ -50,10 +50,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what a command returns, or the code of an Exit; typer makes one of Ctrl-C
     except KeyboardInterrupt:
-        _say("interrupted; the same command resumes")
-        sys.exit(stop.code or 130)
+        code = 130
     except ManymodalError as error:
         _say(str(error))
         sys.exit(error.exit_code)
@@ -65,6 +64,10 @@ def main() -> None:
             raise
         _say(f"{show()} Try `manymodal --help`.")
         sys.exit(getattr(error, "exit_code", 2))
+    if stop.code or code == 130:
+        _say("interrupted; the same command resumes")
+        sys.exit(stop.code or 130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _say(sentence: str) -> None:
