@@ -21,8 +21,9 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.ingest.ingest import verify_rgb
 from pipeline.plan import Ref
-from pipeline.records import Commit, canonical_json
+from pipeline.records import Commit, canonical_json, folder_of
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, verify_labels, write_labels, write_tar
+from pipeline.survey import shard_of
 
 REMOVED = "removed"
 
@@ -54,7 +55,9 @@ def find(ds: Dataset, ids: Sequence[str]) -> dict[int, set[str]]:
 
 def removed(ds: Dataset) -> set[str]:
     """Ids somebody asked to remove."""
-    return {key.rsplit("/", 1)[-1].removesuffix(".json") for key in ds.storage.list("_removed")}
+    return {
+        key.rsplit("/", 1)[-1].removesuffix(".json") for key in ds.storage.list("_removed") if key.endswith(".json")
+    }
 
 
 def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, int]:
@@ -70,6 +73,7 @@ def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, 
     for ref in _readers_last(ds):
         known = _rewrite_of(ref[0]) or rewrite_of(ref[0])
         for k, here in places.items():
+            _resume(ds, ref, k, known)
             commit = ds.sound_commit(*ref, k)
             if commit is None:
                 continue
@@ -99,9 +103,30 @@ def _again(ds: Dataset, commit: Commit, ids: set[str], how: Rewrite) -> bool:
     with ds.storage.scratch() as folder:
         path = folder / commit.file
         how.write(source, path, ids, inputs)
-        retract(ds.storage, commit)
-        commit_shard(ds.storage, replace(commit, sha256=""), path, ds.ids(commit.shard), how.verify)
+        ds.storage.delete(_staged(commit))  # of an attempt that ended before it took anything away
+        ds.storage.publish(path, _staged(commit))
+    retract(ds.storage, commit)
+    _finish(ds, commit, how)
     return True
+
+
+def _staged(commit: Commit) -> str:
+    """Where the new file waits while the old one is gone, so that a run that ends there loses nothing."""
+    return f"_removed/staged/{data_key(commit)}"
+
+
+def _finish(ds: Dataset, commit: Commit, how: Rewrite) -> None:
+    """Commit the file that waits for it."""
+    path = ds.storage.local(_staged(commit))
+    commit_shard(ds.storage, replace(commit, sha256=""), path, ds.ids(commit.shard), how.verify)
+    ds.storage.delete(_staged(commit))
+
+
+def _resume(ds: Dataset, ref: Ref, k: int, how: Rewrite | None) -> None:
+    """Put back what an earlier run had taken away and not put back."""
+    for key in ds.storage.list(f"_removed/staged/{folder_of(*ref)}"):
+        if how is not None and shard_of(key) == k and ds.commit_of(*ref, k) is None:
+            _finish(ds, Commit(*ref, k, key.rsplit("/", 1)[-1], 0, 0, ""), how)
 
 
 def _rewrite_of(name: str) -> Rewrite | None:
