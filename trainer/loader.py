@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from pipeline.errors import ConfigError, DamageError
 from trainer.shuffle import Order, pick_view, take
 from trainer.spans import ranges
 from trainer.streams import EOS, SOS, Batch, Stream, Tokens, tables
-
-if TYPE_CHECKING:
-    from pipeline.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -111,13 +108,6 @@ class Corpus:
             raise DamageError(
                 f"{where}: holds token {top}, its vocabulary ends at {stream.vocab - 1}; tokenize it again"
             )
-
-    @staticmethod
-    def open(ds: Dataset, holdout: float, names: Sequence[str] | None = None) -> Corpus:
-        """The token shards of the current manifest; names: token modalities (None: all of them)."""
-        from trainer.open_corpus import open_corpus
-
-        return open_corpus(ds, holdout, names)
 
     def gather(self, shard: Order, row: Order, view: Order) -> Batch:
         """Any samples: (B,) numbers of shard, row in the shard (not only training rows), view. Modalities with one view

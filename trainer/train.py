@@ -26,6 +26,7 @@ from trainer.loss import forward_loss
 from trainer.masking import Masked, Masker
 from trainer.mixture import Component, all2all, demo, published
 from trainer.model import SIZES, Model
+from trainer.open_corpus import open_corpus
 
 Progress = Callable[[str, int, int, str], None]
 MAX_BAD_STEPS = 20
@@ -188,7 +189,7 @@ def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None
     """Train on the current manifest's tokens; the checkpoint is root/_models/<name>. A finished run of the same
     settings and tokens is not repeated. ConfigError, before the first step, for anything that cannot be trained on.
     """
-    corpus = Corpus.open(ds, config.holdout, config.modalities)
+    corpus = open_corpus(ds, config.holdout, config.modalities)
     run, folder = Run(corpus, config), models_folder(ds) / config.name
     finished = (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
     if finished or (resume and folder.exists()):

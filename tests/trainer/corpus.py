@@ -20,7 +20,7 @@ from tokenize_shards.table import TokenSpec, image_row, sequence_row, vector_row
 from trainer.loader import Corpus
 from trainer.masking import Masked
 from trainer.model import Model, Size
-from trainer.open_corpus import stream_of
+from trainer.open_corpus import open_corpus, stream_of
 from trainer.streams import SENTINEL, SENTINELS, Stream
 
 TINY = Size(2, 2, 64, 1)  # of the random networks in these tests
@@ -121,7 +121,7 @@ def add_tokens(
 
 
 def open_world(root: Path, holdout: float = 0.0, sizes: Sequence[int] = (7, 5, 4), views: int = 2) -> Corpus:
-    return Corpus.open(write_world(root, sizes, views), holdout)
+    return open_corpus(write_world(root, sizes, views), holdout)
 
 
 def tiny_model(streams: Sequence[Stream] = STREAMS, seed: int = 0, tied: bool = False, size: Size = TINY) -> Model:

@@ -33,6 +33,7 @@ from tests.trainer.corpus import (
 from tokenize_shards.holdout import held_out
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
 from trainer.loader import Column, Corpus, Loader, without_ends
+from trainer.open_corpus import open_corpus
 from trainer.streams import EOS, SOS, Batch, Stream
 
 SIZES = (7, 5, 4)
@@ -154,7 +155,7 @@ def test_texts_longer_than_the_stream_are_cut() -> None:
 def test_a_modality_with_one_view_goes_with_every_view(tmp_path: Path) -> None:
     ds = write_world(tmp_path, SIZES, 3, (RGB,))
     add_tokens(ds, METADATA, SIZES, 1)
-    corpus = Corpus.open(ds, 0.0)
+    corpus = open_corpus(ds, 0.0)
     batch = corpus.gather(np.zeros(3, np.int64), np.full(3, 5), np.arange(3))
     assert seen(batch) == [(5, 0), (5, 1), (5, 2)]
     assert [batch["tok_metadata"].ids[i, :6].tolist() for i in range(3)] == [
@@ -164,18 +165,18 @@ def test_a_modality_with_one_view_goes_with_every_view(tmp_path: Path) -> None:
 
 def test_named_modalities_only_and_unknown_ones_refused(tmp_path: Path) -> None:
     ds = write_world(tmp_path)
-    assert [s.name for s in Corpus.open(ds, 0.0, ["tok_caption", "tok_rgb"]).streams] == ["tok_caption", "tok_rgb"]
+    assert [s.name for s in open_corpus(ds, 0.0, ["tok_caption", "tok_rgb"]).streams] == ["tok_caption", "tok_rgb"]
     with pytest.raises(ConfigError, match=r"'tok_depth' has no tokens\. There are: .*tok_rgb"):
-        Corpus.open(ds, 0.0, ["tok_rgb", "tok_depth"])
+        open_corpus(ds, 0.0, ["tok_rgb", "tok_depth"])
 
 
 def test_nothing_tokenized_or_not_all_of_it(tmp_path: Path) -> None:
     ds = write_world(tmp_path, specs=())
     with pytest.raises(ConfigError, match="no token modality to train on"):
-        Corpus.open(ds, 0.0)
+        open_corpus(ds, 0.0)
     add_tokens(ds, RGB, SIZES, 2, only=[0, 2])
     with pytest.raises(ConfigError, match="tok_rgb: shard 1 is not tokenized"):
-        Corpus.open(ds, 0.0)
+        open_corpus(ds, 0.0)
 
 
 def test_a_modality_that_no_sample_has_is_left_out(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_modality_that_no_sample_has_is_left_out(tmp_path: Path) -> None:
     assert only_null == [2]
     add_tokens(all_lack, RGB, (4,), 1)
     write_other_ids(all_lack, CAPTION.name, None)
-    assert [s.name for s in Corpus.open(all_lack, 0.0).streams] == ["tok_rgb"]
+    assert [s.name for s in open_corpus(all_lack, 0.0).streams] == ["tok_rgb"]
 
 
 def write_other_ids(ds: Dataset, name: str, ids: list[str] | None) -> None:
@@ -205,7 +206,7 @@ def test_shards_in_another_order_than_the_index_are_damage(tmp_path: Path) -> No
     ds = write_world(tmp_path, (4,), 1, (RGB,))
     write_other_ids(ds, CAPTION.name, ds.ids(0)[::-1])
     with pytest.raises(DamageError, match="ids are not those of index shard 0, in order"):
-        Corpus.open(ds, 0.0)
+        open_corpus(ds, 0.0)
 
 
 def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
@@ -217,19 +218,19 @@ def test_flipped_bytes_are_damage(tmp_path: Path) -> None:
     path.unlink()
     path.write_bytes(data)
     with pytest.raises(DamageError, match="sha256"):
-        Corpus.open(Dataset.open(str(tmp_path)), 0.0)
+        open_corpus(Dataset.open(str(tmp_path)), 0.0)
 
 
 def test_a_modality_regenerated_while_a_reader_trains(tmp_path: Path) -> None:
     """F21: the reader keeps its manifest."""
     ds = write_world(tmp_path)
-    corpus = Corpus.open(ds, 0.0)
+    corpus = open_corpus(ds, 0.0)
     loader = Loader(corpus, 4, seed=0)
     check_joined(loader.next())
     add_tokens(Dataset.open(str(tmp_path)), EDGES, SIZES, 2, salt=3)
     for _ in range(4):
         check_joined(loader.next())
-    later = Corpus.open(Dataset.open(str(tmp_path)), 0.0)
+    later = open_corpus(Dataset.open(str(tmp_path)), 0.0)
     assert later.manifest == corpus.manifest + 1
     assert later.recipes["tok_canny_edge"] != corpus.recipes["tok_canny_edge"]
     edges = later.gather(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64))["tok_canny_edge"]

@@ -18,9 +18,9 @@ from pipeline.records import file_sha256
 from tests.trainer.corpus import CAPTION, EDGES, METADATA, SPECS, TINY, add_tokens, write_world
 from trainer import checkpoint
 from trainer import train as module
-from trainer.loader import Corpus
 from trainer.loss import Loss, forward_loss
 from trainer.model import SIZES, Model
+from trainer.open_corpus import open_corpus
 from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, models_folder, thin, train
 
 SIZES_OF = (8, 8, 8)
@@ -192,7 +192,7 @@ def test_bad_steps_that_are_not_in_a_row_stop_nothing(ds: Dataset, monkeypatch: 
 
 
 def test_a_bad_step_changes_no_weight(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(Corpus.open(ds, 0.15), config())
+    run = Run(open_corpus(ds, 0.15), config())
     before = {name: p.clone() for name, p in run.model.state_dict().items()}
     spoil(monkeypatch, lambda step: True)
     run.one_step()
@@ -201,7 +201,7 @@ def test_a_bad_step_changes_no_weight(ds: Dataset, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_learning_rate_warms_up_and_falls(ds: Dataset) -> None:
-    run = Run(Corpus.open(ds, 0.15), config(steps=100, warmup=0.1, lr=1.0))
+    run = Run(open_corpus(ds, 0.15), config(steps=100, warmup=0.1, lr=1.0))
     rates = []
     for run.step in range(100):
         rates.append(run.rate())
@@ -211,7 +211,7 @@ def test_the_learning_rate_warms_up_and_falls(ds: Dataset) -> None:
 
 
 def test_only_matrices_decay(ds: Dataset) -> None:
-    decayed, plain = Run(Corpus.open(ds, 0.0), config(weight_decay=0.1)).optimizer.param_groups
+    decayed, plain = Run(open_corpus(ds, 0.0), config(weight_decay=0.1)).optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert all(p.ndim == 2 for p in decayed["params"]) and all(p.ndim < 2 for p in plain["params"])
 
