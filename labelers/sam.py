@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from labelers.core.labeler import Labeler, Licence, Params, Resources, Sample
-from labelers.core.masks import Instance, edges_modality, edges_of, instance, largest_first, masks_modality, pack_counts
+from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, Instance, edges_of, instance, largest_first, pack_counts
 from labelers.core.modality import Label, Null
 from labelers.core.sam_import import segment_anything
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 DECODER_HEADS = 8  # of every published SAM; the one number that its tensors do not tell
 BATCH_PIXELS = 1024 * 1024  # image size for which points_per_batch holds
-
-SAM_INSTANCE = masks_modality("sam_instance", "masks of segment-anything's automatic generator")
-SAM_EDGE = edges_modality("sam_edge", "boundaries of the map of sam_instance, smaller masks in front; PNG of 1 bit")
 
 
 def _blocks(tensors: Mapping[str, Any], prefix: str) -> int:

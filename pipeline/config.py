@@ -70,18 +70,39 @@ class Config(_Section):
     limits: Limits = Limits()
     train: dict[str, Any] = Field({}, description="settings of the trainer; `manymodal train` checks them")
 
-    def enabled_labelers(self) -> dict[str, LabelerConfig]:
-        """The labelers of a run, by name, in the registry's order: those switched on here, or on by default."""
-        chosen = {}
+    def makers(self) -> dict[str, str]:
+        """Which labeler makes each modality of a run, by modality, in the registry's order.
+
+        A modality has one maker. A labeler that is switched on here takes the place of one that is on by default, for the
+        modalities that both produce. ConfigError where two claim one with equal right.
+        """
+        claims: dict[str, dict[bool, str]] = {}
         for name, cls in all_labelers().items():
-            settings = self.labelers.get(name, LabelerConfig())
-            if cls.default_on if settings.enabled is None else settings.enabled:
-                chosen[name] = settings
-        return chosen
+            asked = self.labelers.get(name, LabelerConfig()).enabled
+            if asked or (asked is None and cls.default_on):
+                for modality in cls.produces:
+                    claim = claims.setdefault(modality.name, {})
+                    if bool(asked) in claim:
+                        raise ConfigError(_two_makers(modality.name, claim[bool(asked)], name))
+                    claim[bool(asked)] = name
+        return {modality: claim.get(True) or claim[False] for modality, claim in claims.items()}
+
+    def enabled_labelers(self) -> dict[str, LabelerConfig]:
+        """The labelers of a run, by name, in the registry's order: those that make some modality of it."""
+        makers = set(self.makers().values())
+        return {name: self.labelers.get(name, LabelerConfig()) for name in all_labelers() if name in makers}
 
     def labeler(self, name: str, files: Mapping[str, Path] | None = None) -> Labeler:
         """The labeler of that name with this configuration's parameters."""
         return make_labeler(name, self.labelers.get(name, LabelerConfig()).params, files)
+
+
+def _two_makers(modality: str, a: str, b: str) -> str:
+    return (
+        f"labelers: {a} and {b} would both make {modality}; a run makes a modality in one way. Switch one off: "
+        f"--set labelers.{a}.enabled=false. What it made before stays beside the other's as a recipe of its own: "
+        f"`manymodal diff` compares them, `manymodal promote` makes either current again."
+    )
 
 
 def make_labeler(name: str, params: Mapping[str, Any], files: Mapping[str, Path] | None = None) -> Labeler:

@@ -269,6 +269,7 @@ class Dataset:
         columns = {name: self.labels(m, k, recipe) for name, (m, recipe) in (reads or {}).items()}
         empty = np.zeros((0, 0, 3), np.uint8)
         samples: list[Sample | Null] = []
+        rows = self.index(k)
         for i, (key, members) in enumerate(self.image_files(k)):
             if NULL_EXT in members:
                 samples.append(Null(members[NULL_EXT].decode()))
@@ -276,5 +277,6 @@ class Dataset:
             ext = next(e for e in members if e in IMAGE_EXTS)
             image = decode(members[ext]).image if pixels else empty
             sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
-            samples.append(Sample(key, image, sidecars, {name: column[i] for name, column in columns.items()}))
+            labels = {name: column[i] for name, column in columns.items()}
+            samples.append(Sample(key, image, sidecars, labels, rows[i].uri))
         return samples

@@ -44,9 +44,12 @@ class Target:
         return labeler
 
 
-def in_order(labelers: Mapping[str, Labeler]) -> list[str]:
-    """Names so that each labeler comes after those whose modalities it reads. ConfigError for a circle."""
-    maker = {m.name: name for name, labeler in labelers.items() for m in labeler.produces}
+def in_order(labelers: Mapping[str, Labeler], maker: Mapping[str, str] | None = None) -> list[str]:
+    """Names so that each labeler comes after those whose modalities it reads. ConfigError for a circle.
+
+    maker: whose modality is read, where several labelers produce it.
+    """
+    maker = maker or {m.name: name for name, labeler in labelers.items() for m in labeler.produces}
     graph = {name: {maker[r] for r in labeler.reads if r in maker} for name, labeler in labelers.items()}
     try:
         return list(TopologicalSorter(graph).static_order())
@@ -76,19 +79,21 @@ def desired(
 
     Weights are resolved here, once, by the driver. only: modalities to keep (with what they read); all where empty.
     """
-    labelers = {name: config.labeler(name) for name in config.enabled_labelers()}
+    settings_of, makers = config.enabled_labelers(), config.makers()
+    labelers = {name: config.labeler(name) for name in settings_of}
     recipes: dict[str, str] = {"rgb": recipe_id(RGB_RECIPE)}
     files: dict[str, Path] = {}
     targets: list[tuple[Target, list[dict[str, Any]]]] = []
-    for name in _needed(in_order(labelers), labelers, only):
-        labeler, settings = labelers[name], config.enabled_labelers()[name]
+    for name in _needed(in_order(labelers, makers), labelers, makers, only):
+        labeler, settings = labelers[name], settings_of[name]
+        produces = [m for m in labeler.produces if makers[m.name] == name]
         found = _resolved({**labeler.weights, **settings.weights})
         files |= {weight.sha256: weight.path for weight in found.values()}
         weights = {slot: {"url": weight.url, "sha256": weight.sha256} for slot, weight in found.items()}
         reads = {"rgb": recipes["rgb"], **{r: recipes[r] for r in labeler.reads if r in recipes}}
-        made = [recipe_of(labeler, m, weights, reads) for m in labeler.produces]
+        made = [recipe_of(labeler, m, weights, reads) for m in produces]
         outputs = []
-        for modality, recipe in zip(labeler.produces, made, strict=True):
+        for modality, recipe in zip(produces, made, strict=True):
             recipes[modality.name] = recipe_id(recipe)
             if modality.stored or settings.store:
                 outputs.append((modality.name, recipe_id(recipe)))
@@ -107,17 +112,18 @@ def _resolved(urls: Mapping[str, str]) -> dict[str, Weight]:
         raise ConfigError(str(error)) from error
 
 
-def _needed(order: Sequence[str], labelers: Mapping[str, Labeler], only: Sequence[str]) -> list[str]:
+def _needed(
+    order: Sequence[str], labelers: Mapping[str, Labeler], makers: Mapping[str, str], only: Sequence[str]
+) -> list[str]:
     """The labelers that make `only` and, through the graph, what they read; all of them where `only` is empty."""
     if not only:
         return list(order)
-    made = {m.name for labeler in labelers.values() for m in labeler.produces}
-    unknown = [name for name in only if name not in made]
+    unknown = [name for name in only if name not in makers]
     if unknown:
-        raise ConfigError(f"no enabled labeler makes {unknown[0]!r}. Made: {', '.join(sorted(made))}.")
+        raise ConfigError(f"no enabled labeler makes {unknown[0]!r}. Made: {', '.join(sorted(makers))}.")
     wanted, keep = set(only), []
     for name in reversed(order):
-        if wanted & {m.name for m in labelers[name].produces}:
+        if wanted & {modality for modality, maker in makers.items() if maker == name}:
             wanted |= set(labelers[name].reads)
             keep.append(name)
     return keep[::-1]

@@ -94,7 +94,7 @@ def fit_all(
     gatherer = Gatherer(ds, config)
     words: WordPiece | None = None
     reports: dict[str, dict[str, Any]] = {}
-    for members in grouped(wanted).values():
+    for members in grouped(ds, wanted).values():
         progress(members[0].name, 0, 100, "reading")
         data = gatherer.gather(members)
         for spec in members:

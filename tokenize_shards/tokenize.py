@@ -14,7 +14,7 @@ import numpy as np
 
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Null
-from labelers.core.registry import all_modalities, get_labeler, producer_of
+from labelers.core.registry import all_modalities, get_labeler
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -67,16 +67,17 @@ def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[
     return [spec for spec in table.values() if spec.modality in have and (asked is None or spec.name in asked)]
 
 
-def grouped(wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
-    """Specs by what they look at: a labeler run on views of one size, or a stored modality each; by a name for the
-    group.
+def grouped(ds: Dataset, wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
+    """Specs by what they look at: the current labeler of a network feature, run on views of one size, or a stored modality
+    each; by a name for the group.
     """
     known = all_modalities()
     groups: dict[tuple[str, int], list[TokenSpec]] = {}
     for spec in wanted:
         modality = known.get(spec.modality)
         on_view = modality is not None and modality.on_view
-        groups.setdefault((producer_of(spec.modality).name, spec.size) if on_view else (spec.name, -1), []).append(spec)
+        maker = str(ds.recipe(ds.current(spec.modality))["labeler"]) if on_view else spec.name
+        groups.setdefault((maker, spec.size if on_view else -1), []).append(spec)
     return {"+".join(spec.name for spec in members): members for members in groups.values()}
 
 
@@ -141,7 +142,7 @@ def fitted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[
 def token_steps(ds: Dataset, config: Config, current: Mapping[str, str], only: Sequence[str] = ()) -> list[Step]:
     """The steps of `tokenize` once the recipes in `current` are the current ones; for the plan."""
     steps = []
-    for name, members in grouped(fitted_specs(ds, config, only)).items():
+    for name, members in grouped(ds, fitted_specs(ds, config, only)).items():
         recipes = token_recipes(ds, config, members, {**ds.manifest().modalities, **current})
         outputs = tuple((str(recipe["modality"]), recipe_id(recipe)) for recipe in recipes)
         steps.append(Step(name, tuple(recipes[0]["reads"].items()), outputs))
@@ -216,7 +217,7 @@ def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Pr
     wanted = fitted_specs(ds, config, only)
     if not wanted:
         raise ConfigError(f"{config.root}: no tokenizer is fitted. Run `manymodal fit` first.")
-    made = [make_target(ds, config, name, members) for name, members in grouped(wanted).items()]
+    made = [make_target(ds, config, name, members) for name, members in grouped(ds, wanted).items()]
     recipes = [recipe for _, found in made for recipe in found]
     pools = {target.name: _pool(config, target) for target, _ in made}
     return bring_up_to_date(ds, config, "tokenize", recipes, [target.step() for target, _ in made], pools, progress)

@@ -27,6 +27,11 @@ class Metric(NamedTuple):
 METRICS: Mapping[str, Metric] = {
     "cosine": Metric(1.0, True),
     "edge_f1": Metric(1.0, True),
+    "f1": Metric(1.0, True),
+    "precision": Metric(1.0, True),
+    "recall": Metric(1.0, True),
+    "oks": Metric(1.0, True),
+    "depth_order": Metric(1.0, True),
     "class_agreement": Metric(1.0, True),
     "mask_iou": Metric(1.0, True),
     "box_iou": Metric(1.0, True),
@@ -75,14 +80,46 @@ def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])
 
 
-def depths(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
-    """Mean of |a - b| / b (AbsRel; b is the reference) where both are positive and finite; maps (H, W)."""
+def depths(a: NDArray[Any], b: NDArray[Any], unit_a: str = "metre", unit_b: str = "metre") -> dict[str, float]:
+    """Depth maps (H, W), larger farther, of the units of labelers.core.depth_map; b is the reference.
+
+    depth_order: share of pairs of pixels that b orders clearly (1 % of its range) which a orders the same way. abs_rel,
+    where b is in metres: mean of |a - b| / b over known, positive distances; a of unknown scale and shift is fitted to
+    b first, in the space in which it is linear, by least squares.
+    """
     if a.shape != b.shape:
         return {}
-    good = np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)
-    if not good.any():
+    good = np.isfinite(a) & np.isfinite(b)
+    for values, unit in ((a, unit_a), (b, unit_b)):
+        good &= (values > 0) | (unit != "metre")
+    if good.sum() < 2:
         return {}
-    return {"abs_rel": float(np.mean(np.abs(a[good] - b[good]) / b[good]))}
+    x, y = a[good].astype(np.float64), b[good].astype(np.float64)
+    if unit_b != "metre":
+        return _order(x, y)
+    return {"abs_rel": float(np.mean(np.abs(aligned(x, y, unit_a) - y) / y)), **_order(x, y)}
+
+
+def aligned(x: NDArray[np.float64], y: NDArray[np.float64], unit: str) -> NDArray[np.float64]:
+    """Known depths x of a unit as metres, by the scale and shift that fit the distances y best; 1 mm at least."""
+    if unit == "metre":
+        return x
+    target = y if unit == "relative" else -1 / y
+    spread = x - x.mean()
+    # A map that is upside down stays wrong: no fit may turn it.
+    scale = max(0.0, float(spread @ (target - target.mean())) / max(float(spread @ spread), 1e-12))
+    fitted = target.mean() + scale * spread
+    # A line fitted to inverse distances may cross zero far away; 1 km stands for what lies behind.
+    return np.asarray(np.maximum(fitted, 1e-3) if unit == "relative" else -1 / np.minimum(fitted, -1e-3))
+
+
+def _order(x: NDArray[np.float64], y: NDArray[np.float64], pairs_tried: int = 20_000) -> dict[str, float]:
+    first, second = np.random.default_rng(0).integers(0, x.size, (2, pairs_tried))
+    apart = y[first] - y[second]
+    clear = np.abs(apart) > 0.01 * float(np.ptp(y))
+    if not clear.any():
+        return {}
+    return {"depth_order": float(np.mean(np.sign(x[first] - x[second])[clear] == np.sign(apart[clear])))}
 
 
 def normals(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
@@ -148,6 +185,70 @@ def pairs(overlap: NDArray[np.float64], least: float = 0.3) -> list[tuple[int, i
         i, j = np.unravel_index(int(left.argmax()), left.shape)
         found.append((int(i), int(j)))
         left[i, :], left[:, j] = -1, -1
+    return found
+
+
+def match_boxes(
+    found: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]], least: float
+) -> NDArray[np.int64]:
+    """For each found box, surest first, the place of the true box of its class that it hits, or -1: int64 (n,).
+
+    COCO's rule: each takes, of the true boxes that are not taken yet, the one it overlaps most, if by `least` or more.
+    """
+    hits = np.full(len(found), -1, np.int64)
+    if not found or not truth:
+        return hits
+    overlap = box_iou(np.stack([one["box"] for one in found]), np.stack([one["box"] for one in truth]))
+    overlap[np.array([[a["label"] != b["label"] for b in truth] for a in found])] = -1
+    for i in sorted(range(len(found)), key=lambda i: -found[i]["score"]):
+        best = int(overlap[i].argmax())
+        if overlap[i, best] >= least:
+            hits[i] = best
+            overlap[:, best] = -1
+    return hits
+
+
+def boxes(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Boxes of a that hit one of b of the same class at an IoU of 0.5: precision, recall and their F1; b is the reference."""
+    if not a and not b:
+        return {"f1": 1.0}
+    hit = int((match_boxes(a, b, 0.5) >= 0).sum())
+    found = {"f1": 2 * hit / (len(a) + len(b))}
+    return found | ({"precision": hit / len(a)} if a else {}) | ({"recall": hit / len(b)} if b else {})
+
+
+def overlaps(overlap: NDArray[np.float64]) -> dict[str, float]:
+    """Masks by their IoU matrix (n of a, m of b): mean over b, the reference, of the best IoU; how many more one has."""
+    n, m = overlap.shape
+    best = float(overlap.max(axis=0).mean()) if n and m else float(n == m)
+    return {"mask_iou": best, "count_difference": float(abs(n - m))} if m else {"count_difference": float(abs(n - m))}
+
+
+# COCO's widths of its 17 joints, and the 2 it multiplies them by.
+_JOINT_WIDTHS = 2 * np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+
+
+def joint_similarity(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    """COCO's object keypoint similarity of two people over the joints b knows; nan where b knows none."""
+    known = b["keypoints"][:, 2] > 0
+    if not known.any():
+        return float("nan")
+    size = b["box"][2:] - b["box"][:2]
+    area = 0.53 * float(size[0]) * float(size[1])  # COCO takes the mask's area; of people it is about half of the box
+    apart = np.sum((a["keypoints"][:, :2] - b["keypoints"][:, :2]).astype(np.float64) ** 2, axis=1)
+    return float(np.exp(-apart / (2 * _JOINT_WIDTHS**2 * max(area, 1.0)))[known].mean())
+
+
+def joints(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """People with COCO's joints: mean over those of b, the reference, of the similarity of the person of a it is paired
+    with, 0 where there is none; and how many more people one side has.
+    """
+    found = {"count_difference": float(abs(len(a) - len(b)))}
+    table = np.array([[joint_similarity(x, y) for y in b] for x in a], np.float64).reshape(len(a), len(b))
+    judged = [j for j, y in enumerate(b) if (y["keypoints"][:, 2] > 0).any()]
+    if judged:
+        matched = pairs(np.nan_to_num(table[:, judged]), 0.05)
+        found = {"oks": float(sum(table[i, judged[j]] for i, j in matched)) / len(judged), **found}
     return found
 
 

@@ -20,13 +20,15 @@ class Sample:
     """What a labeler sees of one image.
 
     image: uint8 RGB (H, W, 3), EXIF-upright. sidecars: files that came with it, by extension ("txt", "json").
-    labels: the modalities named in `reads`, each a label or a Null.
+    labels: the modalities named in `reads` that the run has, each a label or a Null. uri: where the image came from, as
+    the index has it.
     """
 
     id: str
     image: NDArray[np.uint8]
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
     labels: Mapping[str, Label | Null] = field(default_factory=dict)
+    uri: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Params(BaseModel):
 class Labeler(ABC):
     """Produces one or more modalities from an image and from other modalities.
 
+    Several labelers may produce one modality (two detectors, an import): each lists the same `Modality` object, and the
+    configuration enables one of them at a time. Recipes that others made before stay beside, for `diff` and `promote`.
+    `reads` names modalities, whoever makes them; one that nothing enabled makes is absent from `Sample.labels`.
     Subclasses set the class variables, may define their own `Params(labeler.Params)`, and implement `label`.
     `weights` names a default URL for each weight slot (see labelers.core.weights); `files` in __init__ are the
     resolved local paths of those slots. Heavy imports and model loading belong in `setup`, called once a worker.

@@ -18,7 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelers.core.compare import edges, overlaps
 from labelers.core.modality import Label, Modality, require
+from labelers.core.scores import OverlapScores
 from labelers.core.show import Cell, Picture
 
 SHOWN = 640  # longest side of a painted picture
@@ -152,6 +154,24 @@ def instance_map(masks: Sequence[Instance], shape: tuple[int, int]) -> NDArray[n
     return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
+def mask_overlap(a: Sequence[Instance], b: Sequence[Instance]) -> NDArray[np.float64]:
+    """Intersection over union of every mask of a with every mask of b, of one image: float64 (n, m), from the runs alone.
+
+    All pixels between two neighbouring ends of runs, of whatever mask, belong to the same masks: so each mask is a row
+    of ones and zeros over those stretches, and the intersections are one matrix product.
+    """
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    ends = [np.cumsum(_runs(one["mask"])) for one in (*a, *b)]
+    require(len({int(end[-1]) for end in ends}) == 1, "mask: masks of images of several sizes cannot be compared")
+    stops = np.unique(np.concatenate(ends))
+    lengths = np.diff(stops, prepend=0)
+    inside = np.stack([np.searchsorted(end, stops) % 2 == 1 for end in ends]).astype(np.float64)
+    common = (inside[: len(a)] * lengths) @ inside[len(a) :].T
+    areas = inside @ lengths
+    return np.asarray(common / (areas[: len(a), None] + areas[None, len(a) :] - common))
+
+
 def edges_of(masks: Sequence[Instance], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Boundaries of the instance map, uint8 (H, W): 255 on an edge, 0 elsewhere.
 
@@ -255,6 +275,7 @@ def masks_modality(name: str, about: str) -> Modality:
     return Modality(
         name=name, kind="record", container="parquet", arrow=ARROW, encode=_encode, decode=_decode,
         check=lambda label: check_masks(label, name), show=_show, about=f"{about}; {fields}",
+        compare=lambda a, b: overlaps(mask_overlap(a, b)), scores=lambda: OverlapScores(mask_overlap),
     )  # fmt: skip
 
 
@@ -279,6 +300,10 @@ def edges_modality(name: str, about: str) -> Modality:
         return Picture(np.repeat(label[:, :, None], 3, axis=2))
 
     return Modality(
-        name=name, kind="map", container="tar", ext="png", encode=encode, decode=decode, check=check, show=show,
+        name=name, kind="map", container="tar", ext="png", encode=encode, decode=decode, check=check, show=show, compare=edges,
         about=f"uint8 (H, W), 255 on an edge and 0 elsewhere, on the pixels of the upright image; {about}",
     )  # fmt: skip
+
+
+SAM_INSTANCE = masks_modality("sam_instance", "masks of everything that stands out from the rest of the image")
+SAM_EDGE = edges_modality("sam_edge", "boundaries of the map of sam_instance, smaller masks in front; PNG of 1 bit")

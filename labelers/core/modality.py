@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from labelers.core.compare import Compare, cosine
 from labelers.core.show import Cell, Words
+
+if TYPE_CHECKING:
+    from labelers.core.scores import Scores
 
 Label = Any  # np.ndarray, str, list or dict, as the modality's docstring says
 
@@ -43,7 +46,8 @@ class Modality:
     "tar" (member `<id>.<ext>`, `encode` gives bytes) or "parquet" (column `value` of type `arrow`, `encode` gives a
     value pyarrow accepts). encode/decode: label <-> stored form, exact round trip unless `about` says otherwise. check:
     raises LabelError for a wrong dtype, shape, range or NaN. compare: two labels -> {metric: value}, see
-    labelers.core.compare. show: label -> Cell for a person. about: one line for documentation: shape, dtype, unit,
+    labelers.core.compare. scores: makes what pools many pairs of labels, see labelers.core.scores; None where the mean of
+    `compare` says it all. show: label -> Cell for a person. about: one line for documentation: shape, dtype, unit,
     frame, source. on_view: computed on each view at tokenization (network features);
     the rest is labelled on the whole image and cut. stored: False keeps the modality out of label shards by default
     (dense features); `store: true` in the config keeps it.
@@ -57,6 +61,7 @@ class Modality:
     check: Callable[[Label], None]
     show: Callable[[Label, np.ndarray | None], Cell] = _show_plain
     compare: Compare = lambda a, b: {}
+    scores: Callable[[], Scores] | None = None
     ext: str = ""
     arrow: pa.DataType | None = None
     about: str = ""

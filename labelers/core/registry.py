@@ -12,6 +12,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import entry_points
 
@@ -42,7 +43,21 @@ def all_labelers() -> dict[str, type[Labeler]]:
         if cls.name in found and found[cls.name] is not cls:
             raise ValueError(f"two labelers are named {cls.name!r}: {found[cls.name]!r} and {cls!r}; rename one")
         found[cls.name] = cls
+    _agree(found.values())
     return found
+
+
+def _agree(classes: Iterable[type[Labeler]]) -> None:
+    """Raise ValueError where two labelers mean different things by one modality: readers know it by its name alone."""
+    owner: dict[str, tuple[Modality, type[Labeler]]] = {}
+    for cls in classes:
+        for modality in cls.produces:
+            first, maker = owner.setdefault(modality.name, (modality, cls))
+            if first is not modality:
+                raise ValueError(
+                    f"{maker!r} and {cls!r} both produce {modality.name!r}, each with a definition of its own; import one "
+                    "from the other (labelers.core holds those that several backends share), or rename one"
+                )
 
 
 def get_labeler(name: str) -> type[Labeler]:
@@ -56,14 +71,14 @@ def get_labeler(name: str) -> type[Labeler]:
 
 
 def all_modalities() -> dict[str, Modality]:
-    """Every modality some labeler produces, by name."""
+    """Every modality some labeler produces, by name; labelers that produce the same one share its definition."""
     return {m.name: m for cls in all_labelers().values() for m in cls.produces}
 
 
-def producer_of(modality: str) -> type[Labeler]:
-    """A labeler that produces the modality (the first one found; a config may name another)."""
-    for cls in all_labelers().values():
-        if any(m.name == modality for m in cls.produces):
-            return cls
+def producers_of(modality: str) -> list[type[Labeler]]:
+    """Every labeler that produces the modality, in the registry's order. KeyError, naming the nearest, where none does."""
+    found = [cls for cls in all_labelers().values() if any(m.name == modality for m in cls.produces)]
+    if found:
+        return found
     near = difflib.get_close_matches(modality, all_modalities(), n=1)
     raise KeyError(f"no labeler produces {modality!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
