@@ -46,16 +46,24 @@ class Content(ABC):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.mse_loss(output, target)
 
+    def mirror(self, x: Tensor) -> Tensor:
+        """The tensor of the mirrored label, left to right."""
+        return x.flip(-1)
+
+    def resize(self, x: Tensor, side: int) -> Tensor:
+        """The tensor of the same label with `side` cells a side."""
+        return F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
     @abstractmethod
     def measure(self, truth: np.ndarray, decoded: np.ndarray) -> dict[str, float]: ...
 
 
-def _require(ok: bool, what: str, batch: np.ndarray) -> None:
+def require(ok: bool, what: str, batch: np.ndarray) -> None:
     if not ok:
         raise ValueError(f"expected {what}, got {batch.dtype} {batch.shape}")
 
 
-def _tensor(batch: np.ndarray) -> Tensor:
+def tensor_of(batch: np.ndarray) -> Tensor:
     """A copy as a tensor; torch takes no mirrored arrays, and a part of one may pass for contiguous."""
     return torch.from_numpy(np.array(batch, order="C"))
 
@@ -66,10 +74,10 @@ class Pixels(Content):
     channels = 3
 
     def check(self, batch: np.ndarray) -> None:
-        _require(batch.dtype == np.uint8 and batch.ndim == 4 and batch.shape[-1] == 3, "uint8 (n, H, W, 3)", batch)
+        require(batch.dtype == np.uint8 and batch.ndim == 4 and batch.shape[-1] == 3, "uint8 (n, H, W, 3)", batch)
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return _tensor(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return tensor_of(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         return ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -90,10 +98,10 @@ class Edges(Content):
         super().__init__(threshold=threshold)
 
     def check(self, batch: np.ndarray) -> None:
-        _require(batch.dtype == np.uint8 and batch.ndim == 3, "uint8 (n, H, W)", batch)
+        require(batch.dtype == np.uint8 and batch.ndim == 3, "uint8 (n, H, W)", batch)
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return _tensor(batch)[:, None].float() / 127.5 - 1
+        return tensor_of(batch)[:, None].float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         edge = (output[:, 0] + 1) / 2 > self.settings["threshold"]
@@ -132,12 +140,12 @@ class Features(Content):
 
     def check(self, batch: np.ndarray) -> None:
         good = batch.dtype in (np.float16, np.float32) and batch.ndim == 4 and batch.shape[-1] == self.channels
-        _require(good, f"float16 (n, rows, cols, {self.channels})", batch)
+        require(good, f"float16 (n, rows, cols, {self.channels})", batch)
         if not np.isfinite(batch).all():
             raise ValueError("a feature map has numbers that are not finite")
 
     def to_tensor(self, batch: np.ndarray) -> Tensor:
-        values = _tensor(batch).float()
+        values = tensor_of(batch).float()
         return values.permute(0, 3, 1, 2) / self.settings["scale"]
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
@@ -152,11 +160,20 @@ class Features(Content):
         return {"cosine": float(((a * b).sum(-1) / np.maximum(norms, 1e-9)).mean())}
 
 
+CONTENTS = ("pixels", "edges", "features", "classes", "depth", "normals", "masks")
+
+
 def make_content(name: str, channels: int, settings: dict[str, float]) -> Content:
-    """The content named "pixels", "edges" or "features" with saved settings."""
+    """The content of that name, one of CONTENTS, with saved settings. channels: of features; of classes, how many."""
+    from tokenize_shards import content_maps as maps
+
     if name == "features":
         return Features(channels, **settings)
-    kinds: dict[str, type[Content]] = {"pixels": Pixels, "edges": Edges}
+    if name == "classes":
+        return maps.Classes(channels)
+    kinds: dict[str, type[Content]] = {
+        "pixels": Pixels, "edges": Edges, "depth": maps.Depth, "normals": maps.Normals, "masks": maps.Masks,
+    }  # fmt: skip
     if name not in kinds:
-        raise ValueError(f"unknown content {name!r}; known: pixels, edges, features")
+        raise ValueError(f"unknown content {name!r}; known: {', '.join(CONTENTS)}")
     return kinds[name](**settings)

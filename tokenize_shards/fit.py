@@ -21,13 +21,12 @@ from pipeline.dataset import Dataset
 from pipeline.records import canonical_json, file_sha256
 from tokenize_shards import grammar
 from tokenize_shards.holdout import held_out
-from tokenize_shards.inputs import EDGE_MAPS, Cut, ShardViews
-from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
+from tokenize_shards.inputs import Cut, ShardViews
+from tokenize_shards.kinds import make_pose_codec, make_tokenizer
 from tokenize_shards.sequence import SequenceTokenizer
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import grouped, view_labeler, wanted_specs
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
-from tokenize_shards.vit_vq import ViTVQ, ViTVQConfig
 from tokenize_shards.wordpiece import WordPiece
 
 FIT_SEED = 0x5EED  # added to the seed of the views, so that a fit sees other crops than are tokenized
@@ -129,26 +128,12 @@ def _fit_one(
         return _fit_sequence(spec, data, words, config, budget, tick)
     if not data.train:
         raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
-    tokenizer = ViTVQ(_vit_config(spec)) if spec.kind == "vit_vq" else MLPPQ(_pq_config(spec))
+    tokenizer = make_tokenizer(spec)
     if spec.kind == "mlp_pq" and "seconds" in budget:
         budget = {"seconds": budget["seconds"] / 3}  # a small network and few vectors: more time changes nothing
     train = np.stack(data.train)
     heldout = np.stack(data.heldout) if data.heldout else train[:0]
     return tokenizer, tokenizer.fit(train, heldout, seed=config.tokens.seed, progress=tick, **budget)
-
-
-def _vit_config(spec: TokenSpec) -> ViTVQConfig:
-    kind = all_modalities()[spec.modality].kind if spec.modality != "rgb" else "map"
-    if kind == "features":  # one token a cell of the feature map
-        return ViTVQConfig(
-            spec.modality, "features", spec.size // spec.patch, spec.channels, 1, spec.vocab or 0, **spec.params
-        )
-    content = "edges" if spec.modality in EDGE_MAPS else "pixels"
-    return ViTVQConfig(spec.modality, content, spec.size, spec.channels, spec.patch, spec.vocab or 0, **spec.params)  # type: ignore[arg-type]
-
-
-def _pq_config(spec: TokenSpec) -> MLPPQConfig:
-    return MLPPQConfig(spec.modality, "embedding", spec.channels, spec.tokens or 0, spec.vocab or 0, **spec.params)
 
 
 def _fit_sequence(
@@ -166,11 +151,7 @@ def _fit_sequence(
     train, heldout = _bodies(data.train), _bodies(data.heldout)
     if not len(train):
         raise FitError(f"{spec.name}: no photo that may be learned from shows a person")
-    codec = MLPPQ(
-        MLPPQConfig(
-            "human_poses", "landmarks", train.shape[1], int(spec.params["pose_tokens"]), int(spec.params["pose_codes"])
-        )
-    )
+    codec = make_pose_codec(spec, train.shape[1])
     share = {"seconds": budget["seconds"] / 2} if "seconds" in budget else budget
     report = codec.fit(train, heldout, seed=config.tokens.seed, progress=tick, **share)
     return SequenceTokenizer("human_poses", limit, words, codec, config.tokens.seed), report

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_WIDE = 1024  # numbers a patch above which principal components are found by iteration, not all at once
 _CELLS = 1 << 25  # distances held at once by `nearest`: 128 MiB of float32
 
 
@@ -40,13 +41,25 @@ class Pca:
 def pca(x: Tensor, k: int) -> Pca:
     """Principal components of the rows of x (n, d), k <= d; directions that x does not span have variance 0."""
     mean = x.mean(0)
-    centred = (x - mean).double()
-    covariance = centred.T @ centred / max(1, len(x) - 1)
-    variance, vectors = torch.linalg.eigh(covariance)
-    order = torch.arange(len(variance) - 1, len(variance) - 1 - k, -1)
-    basis = vectors[:, order].T
+    centred = x - mean
+    if x.shape[1] > _WIDE and k < x.shape[1] // 4:
+        basis, variance = _leading(centred, k)
+    else:
+        wide = centred.double()
+        values, vectors = torch.linalg.eigh(wide.T @ wide / max(1, len(x) - 1))
+        order = torch.arange(len(values) - 1, len(values) - 1 - k, -1)
+        basis, variance = vectors[:, order].T, values[order]
     basis = basis * torch.where(basis.sum(1, keepdim=True) < 0, -1.0, 1.0)  # a fixed sign, for reproducible weights
-    return Pca(mean, basis.to(x.dtype).contiguous(), variance[order].clamp(min=0).to(x.dtype))
+    return Pca(mean, basis.to(x.dtype).contiguous(), variance.clamp(min=0).to(x.dtype))
+
+
+def _leading(centred: Tensor, k: int, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    """The first k principal directions (k, d) and their variances, by subspace iteration from a fixed random start."""
+    guess = torch.randn(centred.shape[1], k + 8, generator=torch.Generator().manual_seed(0)).to(centred)
+    for _ in range(rounds):
+        guess = torch.linalg.qr(centred.T @ (centred @ guess)).Q
+    _, spread, turn = torch.linalg.svd(centred @ guess, full_matrices=False)
+    return (guess @ turn.T).T[:k], spread[:k].square() / max(1, len(centred) - 1)
 
 
 def nearest(x: Tensor, codes: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ METADATA_KEY = "manymodal_tokenizer"  # one key only: safetensors does not keep 
 # Where each kind lives; imported only when a file of that kind is opened, so that reading text tokens needs no torch.
 KINDS: dict[str, str] = {
     "vit_vq": "tokenize_shards.vit_vq:ViTVQ",
+    "mask_vq": "tokenize_shards.mask_vq:MaskVQ",
     "mlp_pq": "tokenize_shards.mlp_pq:MLPPQ",
     "sequence": "tokenize_shards.sequence:SequenceTokenizer",
 }
@@ -47,9 +48,9 @@ class FitReport:
     """What a fit did and how good the tokenizer is on views it has not seen.
 
     losses: (step, training loss), a few hundred points at most. metrics: name -> figure on held-out views, in the unit
-    the name ends with (psnr_db, f1, cosine, mpjpe_mm); empty where nothing was held out. codebook_used: share of the
-    codes that occur in the evaluated views, 0..1; perplexity: exp of the entropy of their use, 1..vocab (means over
-    heads).
+    the name ends with (psnr_db, abs_rel, angle_deg, miou, mask_iou, f1, cosine, mpjpe_mm); empty where nothing was held
+    out. codebook_used: share of the codes that occur in the evaluated views, 0..1; perplexity: exp of the entropy of
+    their use, 1..vocab (means over heads).
     """
 
     kind: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class ViTVQ(Tokenizer):
     def __init__(self, config: ViTVQConfig, settings: dict[str, float] | None = None) -> None:
         self.spec = config
         self.content = make_content(config.content, config.channels, settings or {})
-        if self.content.channels != config.channels:
+        if config.content != "classes" and self.content.channels != config.channels:
             raise ValueError(
                 f"{config.modality}: {config.content} has {self.content.channels} channel(s), not {config.channels}"
             )
@@ -59,7 +59,7 @@ class ViTVQ(Tokenizer):
         self.content.learn(train)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = Network(self.spec)
+            network = Network(self.spec, self.content.channels)
         self.network = network.to(self.device)
         self._start(train, seed)
         # A short fit on few photos can end worse than its start values; the best state seen is kept.
@@ -101,7 +101,7 @@ class ViTVQ(Tokenizer):
             x = self.content.to_tensor(train[index])
             if self.content.flips:
                 flip = torch.from_numpy(rng.random(len(x)) < 0.5)
-                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+                x = torch.where(flip[:, None, None, None], self.content.mirror(x), x)
                 dy, dx = (int(v) for v in rng.integers(0, self.spec.patch, 2))
                 x = F.pad(x, (0, dx, 0, dy), mode="reflect")[..., dy:, dx:]
             yield x.to(self.device)
@@ -167,7 +167,7 @@ class ViTVQ(Tokenizer):
         if wrong.size:
             raise ValueError(f"{self.spec.modality}: token {int(wrong[0])} is outside the vocabulary of {self.vocab}")
         if not len(tokens):
-            return torch.zeros(0, self.spec.channels, self.spec.resolution, self.spec.resolution)
+            return torch.zeros(0, self.content.channels, self.spec.resolution, self.spec.resolution)
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
         return torch.cat([network.draw(network.codebook.lookup(part.reshape(-1, 1))) for part in ids.split(64)])
 
@@ -178,11 +178,14 @@ class ViTVQ(Tokenizer):
         return {name: value.cpu().numpy() for name, value in self._fitted().state_dict().items()}
 
     @classmethod
-    def restore(cls, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> ViTVQ:
+    def restore(cls, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Tokenizer:
         config = dict(config)
         settings = config.pop("settings")
-        tokenizer = cls(ViTVQConfig(**config), settings)
-        network = Network(tokenizer.spec)
+        return cls(ViTVQConfig(**config), settings)._loaded(tensors)
+
+    def _loaded(self, tensors: Mapping[str, np.ndarray]) -> Self:
+        """This tokenizer with saved weights."""
+        network = Network(self.spec, self.content.channels)
         network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
-        tokenizer.network = network.to(tokenizer.device).eval()
-        return tokenizer
+        self.network = network.to(self.device).eval()
+        return self

@@ -41,13 +41,14 @@ SIZES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class ViTVQConfig:
-    """modality: its name, for messages. content: "pixels", "edges" or "features". resolution: pixels (or feature cells)
-    a side. channels: of features; 3 for pixels, 1 for edges. patch: side of a token. vocab: codes asked for. fsq rounds
-    it to a grid, see FSQ_LEVELS. batch: views a step; lr: highest learning rate.
+    """modality: its name, for messages. content: one of content.CONTENTS. resolution: pixels (or feature cells) a side.
+    channels: of features; 3 for pixels and normals, 1 for edges, depth and masks; for classes, how many there are.
+    patch: side of a token. vocab: codes asked for. fsq rounds it to a grid, see FSQ_LEVELS. batch: views a step; lr:
+    highest learning rate.
     """
 
     modality: str = "rgb"
-    content: Literal["pixels", "edges", "features"] = "pixels"
+    content: Literal["pixels", "edges", "features", "classes", "depth", "normals", "masks"] = "pixels"
     resolution: int = 112
     channels: int = 3
     patch: int = 8
@@ -115,13 +116,13 @@ class Tower(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, codebook and decoder of a config. Images are (n, channels, H, W)."""
+    """Encoder, codebook and decoder of a config. Images are (n, channels, H, W), with the channels of the content."""
 
-    def __init__(self, config: ViTVQConfig) -> None:
+    def __init__(self, config: ViTVQConfig, channels: int) -> None:
         super().__init__()
-        self.patch, self.channels = config.patch, config.channels
+        self.patch, self.channels = config.patch, channels
         self.side = config.resolution // config.patch
-        cells = config.channels * config.patch**2
+        cells = channels * config.patch**2
         self.cosine = config.codebook == "cosine"
         self.codebook: Codebook | Fsq
         if self.cosine:

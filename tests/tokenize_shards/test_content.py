@@ -116,5 +116,5 @@ def test_contents_by_name_with_their_settings() -> None:
     assert make_content("edges", 1, {"threshold": 0.3}).settings == {"threshold": 0.3}
     features = make_content("features", 7, {"scale": 2.0})
     assert (features.channels, features.settings, features.flips) == (7, {"scale": 2.0}, False)
-    with pytest.raises(ValueError, match="unknown content 'sounds'; known: pixels, edges, features"):
+    with pytest.raises(ValueError, match="unknown content 'sounds'; known: pixels, edges, features, classes"):
         make_content("sounds", 1, {})
