@@ -200,7 +200,7 @@ def _vectors(batch: np.ndarray) -> np.ndarray:
     """Either encoding of normals -> float32 (n, H, W, 3) of unit length, 0 where unknown."""
     raw = batch.astype(np.float32)
     if batch.dtype == np.uint8:
-        raw = raw / _ROUND * 2 - 1
+        raw = (raw / _ROUND * 2 - 1).astype(np.float32)
     length = np.linalg.norm(np.nan_to_num(raw), axis=-1, keepdims=True)
     return np.where(length > 0.1, np.nan_to_num(raw) / np.maximum(length, 1e-6), 0).astype(np.float32)
 
