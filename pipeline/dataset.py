@@ -5,7 +5,6 @@ checked.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from labelers.core.labeler import Sample
 from labelers.core.modality import Label, Modality, Null
+from pipeline import weights
 from pipeline.commits import commit_key, data_key, read_commit
 from pipeline.errors import ConfigError, DamageError, ManymodalError
 from pipeline.records import (
@@ -168,21 +168,12 @@ class Dataset:
     # -- weights
 
     def put_weights(self, path: Path, sha256: str) -> None:
-        """Keep a copy of a resolved weight file, by digest, where every worker finds it."""
-        key = f"_weights/{sha256}"
-        if self.storage.exists(key):
-            return
-        with self.storage.scratch() as folder:
-            copy = folder / sha256
-            shutil.copyfile(path, copy)
-            if file_sha256(copy) != sha256:
-                raise DamageError(f"{path}: its sha256 is not {sha256}; delete it from the cache and run again")
-            self.storage.publish(copy, key)
+        """Keep a copy of resolved weights, a file or a folder, by digest, where every worker finds it."""
+        weights.put_weights(self.storage, path, sha256)
 
     def weights_path(self, sha256: str) -> Path:
-        """Local path of a weight file kept by `put_weights`, its digest checked once a process."""
-        path = self._trusted_local(f"_weights/{sha256}", sha256)
-        return path
+        """Local path of weights kept by `put_weights`, their digest checked once a process."""
+        return weights.weights_path(self.storage, sha256, self._trusted_local)
 
     # -- commits and labels
 

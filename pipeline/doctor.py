@@ -6,12 +6,11 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labelers.core.labeler import Labeler
 from labelers.core.registry import all_labelers
-from labelers.core.weights import default_cache, parse
+from labelers.core.weights import at_hand
 
 LIBRARIES = (
     "ray", "torch", "transformers", "segment-anything", "opencv-python-headless", "pyarrow", "webdataset", "boto3",
@@ -58,18 +57,10 @@ def _gpu() -> dict[str, Any]:
 
 
 def _backend(cls: type[Labeler]) -> dict[str, Any]:
-    held = [_at_hand(url) for url in cls.weights.values()]
+    held = [at_hand(url) for url in cls.weights.values()]
     state = "none needed" if not held else "yes" if all(held) else "fetched at first use"
     licence = cls.licence
     return {
         "labeler": cls.name, "backend": cls.backend, "code": licence.code, "weights": licence.weights,
         "commercial": licence.commercial, "at_hand": state,
     }  # fmt: skip
-
-
-def _at_hand(text: str) -> bool:
-    """Whether the weights can be had without asking anybody: a local file, or a pinned member in the cache."""
-    url = parse(text)
-    if url.scheme == "file":
-        return Path(url.name).expanduser().exists()
-    return bool(url.sha256) and (default_cache() / url.sha256 / PurePosixPath(url.member).name).is_file()

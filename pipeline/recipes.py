@@ -10,11 +10,12 @@ from typing import Any
 
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Modality
-from labelers.core.weights import Weight, WeightError, resolve_all
 from pipeline.config import Config, make_labeler
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.records import recipe_id
+from pipeline.storage import open_storage
+from pipeline.weights import resolve_weights
 
 RGB_RECIPE: dict[str, Any] = {
     "modality": "rgb", "labeler": "ingest", "version": 1, "backend": "source images", "params": {}, "weights": {}, "reads": {},
@@ -87,7 +88,7 @@ def desired(
     for name in _needed(in_order(labelers, makers), labelers, makers, only):
         labeler, settings = labelers[name], settings_of[name]
         produces = [m for m in labeler.produces if makers[m.name] == name]
-        found = _resolved({**labeler.weights, **settings.weights})
+        found = resolve_weights(lambda: open_storage(config.root), {**labeler.weights, **settings.weights})
         files |= {weight.sha256: weight.path for weight in found.values()}
         weights = {slot: {"url": weight.url, "sha256": weight.sha256} for slot, weight in found.items()}
         reads = {"rgb": recipes["rgb"], **{r: recipes[r] for r in labeler.reads if r in recipes}}
@@ -102,14 +103,6 @@ def desired(
         slots = {slot: weight.sha256 for slot, weight in found.items()}
         targets.append((Target(name, params, slots, tuple(reads.items()), tuple(outputs), batch), made))
     return targets, files
-
-
-def _resolved(urls: Mapping[str, str]) -> dict[str, Weight]:
-    """Weights by slot. ConfigError for what cannot be had, or is not what was named."""
-    try:
-        return resolve_all(urls)
-    except WeightError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _needed(

