@@ -34,17 +34,36 @@ class LabelerConfig(_Section):
     batch: int | None = Field(None, ge=1)
 
 
-class TokensConfig(_Section):
-    """Tokenization. views: crops a sample, view 0 the centre. seed: of the views. holdout: share of photos left out of
-    fitting.
+class TextConfig(_Section):
+    """The vocabulary of all text and structures. corpus: text files (.txt, .jsonl, .parquet; .gz too) to learn it from
+    beside the captions. vocab_size: ids at most. min_frequency: of a pair of pieces that becomes one. file: a
+    vocabulary to import instead, tokenizer.json in 4M's layout or BERT's vocab.txt.
     """
+
+    corpus: list[str] = []
+    vocab_size: int = Field(30_000, ge=1)
+    min_frequency: int = Field(2, ge=1)
+    file: str | None = None
+
+
+class TokensConfig(_Section):
+    """Tokenization. profile: which sizes of grids and vocabularies. views: crops a sample, view 0 the centre. seed: of
+    the views. holdout: share of photos left out of fitting. settings: token modality -> values that replace those of its
+    row in the token table.
+    """
+
+    profile: Literal["offline", "published"] = "offline"
+    settings: dict[str, dict[str, Any]] = {}
+    text: TextConfig = TextConfig()
 
     views: int = Field(4, ge=1, le=64)
     seed: int = 0
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
     fit_seconds: float = Field(12.0, gt=0, description="time to fit each network tokenizer")
     fit_steps: int | None = Field(None, ge=1, description="steps instead of seconds: reproducible")
-    modalities: list[str] | None = Field(None, description="token modalities; null: every one whose source is labelled")
+    modalities: list[str] | None = Field(
+        None, description="token modalities or patterns (tok_*@448); null: every one whose source is labelled"
+    )
 
 
 class Limits(_Section):

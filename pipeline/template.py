@@ -18,11 +18,14 @@ sources: []             # folders (recursive), WebDataset tars, or lists of path
 executor: ray           # ray: actors on this machine or on RAY_ADDRESS; local: in one process
 
 tokens:
+  profile: offline      # offline: small grids and codebooks, for minutes on a CPU; published: those of 4M-21
   views: 4              # crops a sample; view 0 is the centre, the others derive from hash(id, seed, view)
   seed: 0
   holdout: 0.15         # share of every shard left out of fitting and training, for honest pages
   fit_seconds: 12       # time to fit each network tokenizer; fit_steps: N instead makes it reproducible
-  modalities: null      # null: every token modality whose source is labelled
+  modalities: null      # null: every token modality whose source is labelled; or names and patterns (tok_*@448)
+  settings: {}          # rows of the token table changed, e.g. {tok_rgb: {size: 64, vocab: 512}}
+  text: {}              # of the text vocabulary: {corpus: [FILES], vocab_size: 30000} or {file: tokenizer.json}
 
 limits:                 # seconds after which a run gives up on a labeler's call, a worker's shard, and itself
   batch_seconds: 600

@@ -19,13 +19,12 @@ from labelers.core.registry import all_modalities
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.records import canonical_json, file_sha256
-from tokenize_shards import grammar
 from tokenize_shards.holdout import held_out
 from tokenize_shards.inputs import Cut, ShardViews
-from tokenize_shards.kinds import make_pose_codec, make_tokenizer
-from tokenize_shards.sequence import SequenceTokenizer
+from tokenize_shards.kinds import make_mask_codec, make_pose_codec, make_tokenizer
+from tokenize_shards.sequence import CODECS, SequenceTokenizer, codec_items
 from tokenize_shards.table import TokenSpec
-from tokenize_shards.tokenize import grouped, view_labeler, wanted_specs
+from tokenize_shards.tokenize import grouped, owners, view_labeler, wanted_specs
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
 from tokenize_shards.wordpiece import WordPiece
 
@@ -89,7 +88,7 @@ def fit_all(
     for.
     """
     have = {} if again else ds.manifest().tokenizers
-    wanted = [spec for spec in wanted_specs(ds, config, only) if spec.name not in have]
+    wanted = [spec for spec in owners(ds, config, wanted_specs(ds, config, only)) if spec.name not in have]
     gatherer = Gatherer(ds, config)
     words: WordPiece | None = None
     reports: dict[str, dict[str, Any]] = {}
@@ -139,28 +138,24 @@ def _fit_one(
 def _fit_sequence(
     spec: TokenSpec, data: FitData, words: WordPiece, config: Config, budget: dict[str, Any], tick: Callable[..., None]
 ) -> tuple[Tokenizer, FitReport]:
-    """The sequence tokenizer of a modality; for poses the codec of body poses is fitted first, and its figures are
-    reported.
+    """The sequence tokenizer of a modality; where its grammar needs a codec (of body poses, of masks), that is fitted
+    first, and its figures are reported.
     """
     if not data.train:
         raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
-    limit = spec.max_tokens or 0
-    if spec.modality != "human_poses":
-        tokenizer = SequenceTokenizer(spec.modality, limit, words, None, config.tokens.seed)
+    limit, seed = spec.max_tokens or 0, config.tokens.seed
+    if spec.content not in CODECS:
+        tokenizer = SequenceTokenizer(spec.modality, limit, words, None, seed, spec.content)
         return tokenizer, tokenizer.fit(data.train, data.heldout)
-    train, heldout = _bodies(data.train), _bodies(data.heldout)
+    side = int(spec.params.get("mask_size", 0))
+    train, heldout = (codec_items(spec.content, cuts, side) for cuts in (data.train, data.heldout))
     if not len(train):
-        raise FitError(f"{spec.name}: no photo that may be learned from shows a person")
-    codec = make_pose_codec(spec, train.shape[1])
-    share = {"seconds": budget["seconds"] / 2} if "seconds" in budget else budget
-    report = codec.fit(train, heldout, seed=config.tokens.seed, progress=tick, **share)
-    return SequenceTokenizer("human_poses", limit, words, codec, config.tokens.seed), report
-
-
-def _bodies(cuts: Sequence[Cut]) -> np.ndarray:
-    """The 3-D landmarks of every person in every view, flips applied: float32 (n, 99)."""
-    bodies = [p["keypoints_3d"].reshape(-1) for people, view, _, _ in cuts for p in grammar.cut_people(people, view)]
-    return np.stack(bodies) if bodies else np.zeros((0, 99), np.float32)
+        raise FitError(f"{spec.name}: no photo that may be learned from has any {CODECS[spec.content]}")
+    poses = spec.content == "human_poses"
+    codec: Tokenizer = make_pose_codec(spec, train.shape[1]) if poses else make_mask_codec(spec)
+    share = {"seconds": budget["seconds"] / 2} if poses and "seconds" in budget else budget
+    report = codec.fit(train, heldout, seed=seed, progress=tick, **share)
+    return SequenceTokenizer(spec.modality, limit, words, codec, seed, spec.content), report
 
 
 def text_vocabulary(ds: Dataset, gatherer: Gatherer) -> WordPiece:

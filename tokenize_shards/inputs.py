@@ -9,16 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
 from pipeline.dataset import Dataset
 from tokenize_shards.table import TokenSpec
-from tokenize_shards.views import View, cut_edges, cut_image, cut_map, view_of
+from tokenize_shards.views import View, cut_edges, cut_image, cut_map, cut_normals, cut_values, view_of
 
 Cut = Any  # what a tokenizer encodes: an array, or for sequences (label, View, id, view number)
-EDGE_MAPS = ("canny_edge", "sam_edge")
 VIEW_BATCH = 32
+
+
+def cut_content(content: str, label: Label, view: View, size: int) -> NDArray[Any]:
+    """A map under a view, as its tokenizer takes it: classes and any other numbers by the nearest pixel, what is
+    continuous averaged, float32 with NaN (depth) or zero vectors (normals) where unknown.
+    """
+    if content == "edges":
+        return cut_edges(label, view, size)
+    if content == "depth":
+        return cut_values(label.values, view, size)
+    if content == "normals":
+        return cut_normals(label, view, size)
+    return cut_map(label, view, size)
 
 
 class ShardViews:
@@ -76,8 +90,8 @@ class ShardViews:
     def _cut(self, spec: TokenSpec, modality: Modality, label: Label, row: int, number: int, view: View) -> Cut:
         if spec.kind == "sequence":
             return label, view, self.ids[row], number
-        if modality.kind == "map":
-            return (cut_edges if spec.modality in EDGE_MAPS else cut_map)(label, view, spec.size)
+        if spec.kind == "vit_vq":
+            return cut_content(spec.content, label, view, spec.size)
         return label  # a vector of the whole image
 
     def on_view(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> dict[str, list[list[Cut] | Null]]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from labelers.core.registry import all_modalities
-from tokenize_shards.inputs import EDGE_MAPS
 from tokenize_shards.mask_vq import MaskVQ, MaskVQConfig
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
 from tokenize_shards.table import TokenSpec
@@ -16,29 +14,17 @@ from tokenize_shards.vit_vq import ViTVQ
 from tokenize_shards.vit_vq_network import ViTVQConfig
 
 
-def content_of(spec: TokenSpec) -> str:
-    """What an image-like row's tokenizer sees: its `content`, else "features" or "edges" by the modality, else pixels."""
-    named = getattr(spec, "content", "") or spec.params.get("content", "")
-    if named:
-        return str(named)
-    modality = all_modalities().get(spec.modality)
-    if modality is not None and modality.kind == "features":
-        return "features"
-    return "edges" if spec.modality in EDGE_MAPS else "pixels"
-
-
 def make_tokenizer(spec: TokenSpec) -> Tokenizer:
     """The unfitted tokenizer of a "vit_vq" or "mlp_pq" row; the row's params go to its configuration."""
-    params: dict[str, Any] = {key: value for key, value in spec.params.items() if key != "content"}
+    params = dict(spec.params)
     vocab = spec.vocab or 0
     if spec.kind == "mlp_pq":
         return MLPPQ(MLPPQConfig(spec.modality, "embedding", spec.channels, spec.tokens or 0, vocab, **params))
     if spec.kind != "vit_vq":
         raise ValueError(f"{spec.name}: {spec.kind} rows have no network of their own")
-    content = content_of(spec)
     # One token a cell of a feature map: patches of pixels are the feature network's business.
-    side, patch = (spec.size // spec.patch, 1) if content == "features" else (spec.size, spec.patch)
-    return ViTVQ(ViTVQConfig(spec.modality, cast(Any, content), side, spec.channels, patch, vocab, **params))
+    side, patch = (spec.size // spec.patch, 1) if spec.content == "features" else (spec.size, spec.patch)
+    return ViTVQ(ViTVQConfig(spec.modality, cast(Any, spec.content), side, spec.channels, patch, vocab, **params))
 
 
 def make_pose_codec(spec: TokenSpec, dim: int) -> MLPPQ:

@@ -1,8 +1,7 @@
-"""The tokenizer of sequences: a grammar, the text vocabulary all sequences share, and for poses the codec of body
-poses.
+"""The tokenizer of sequences: a grammar, the text vocabulary all sequences share, and for some the codec of what no
+grammar can say: body poses, and masks of instances.
 
-Everything it needs is in its one file: the word pieces, and the pose codec's weights under names that begin with
-`pose.`.
+Everything it needs is in its one file: the word pieces, and the codec's weights under names that begin with `codec.`.
 """
 
 from __future__ import annotations
@@ -11,40 +10,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from labelers.core.modality import Label, Null
-from tokenize_shards import grammar
-from tokenize_shards.mlp_pq import MLPPQ
-from tokenize_shards.tokenizer import FitReport, Progress, Tokenizer
+from tokenize_shards import grammar, grammar_boxes, grammar_masks, grammar_people
+from tokenize_shards.table import GRAMMARS
+from tokenize_shards.tokenizer import FitReport, Progress, Tokenizer, tokenizer_class
 from tokenize_shards.views import View
 from tokenize_shards.wordpiece import WordPiece
 
-SIDE = 224.0  # pixels of the picture that decoded boxes and landmarks are in
-GRAMMARS = ("caption", "color_palette", "metadata", "human_poses")
+SIDE = 224.0  # pixels of the picture that decoded boxes, masks and landmarks are in
+CODECS = {"human_poses": "body poses", "sam_instance": "masks"}  # grammars that need one, and of what
 Input = tuple[Label, View, str, int]  # label, view, id, view number
 
 
 class SequenceTokenizer(Tokenizer):
-    """Sequences of one modality (one of GRAMMARS): ragged uint16 ids without [SOS] and [EOS], at most `limit` of them."""
+    """Sequences of one modality: ragged uint16 ids without [SOS] and [EOS], at most `limit` of them.
+
+    grammar: one of GRAMMARS; that of the modality's own name where empty. codec: body poses (MLPPQ) or masks (MaskVQ).
+    """
 
     kind = "sequence"
     tokens = None
 
-    def __init__(self, modality: str, limit: int, words: WordPiece, pose: MLPPQ | None = None, seed: int = 0) -> None:
-        if modality not in GRAMMARS:
+    def __init__(
+        self, modality: str, limit: int, words: WordPiece, codec: Tokenizer | None = None, seed: int = 0,
+        grammar: str = "",
+    ) -> None:  # fmt: skip
+        self.grammar = grammar or modality
+        if self.grammar not in GRAMMARS:
             raise ValueError(f"{modality}: has no grammar; known: {', '.join(GRAMMARS)}")
-        if modality == "human_poses" and pose is None:
-            raise ValueError("human_poses: needs a fitted codec of body poses")
-        self.modality, self.limit, self.words, self.pose, self.seed = modality, limit, words, pose, seed
+        if self.grammar in CODECS and codec is None:
+            raise ValueError(f"{modality}: needs a fitted codec of {CODECS[self.grammar]}")
+        self.modality, self.limit, self.words, self.codec, self.seed = modality, limit, words, codec, seed
         self.vocab = words.vocab
 
     def fit(
         self, train: Any, heldout: Any, *, seconds: float | None = None, steps: int | None = None, seed: int = 0,
         progress: Progress | None = None,
     ) -> FitReport:  # fmt: skip
-        """Nothing is learned here: the vocabulary and the pose codec are fitted before. Reports the use of the
-        vocabulary.
-        """
+        """Nothing is learned here: the vocabulary and the codec are fitted before. Reports the use of the vocabulary."""
         tokens = self.encode([*train, *heldout])
         ids = np.concatenate(tokens) if tokens else np.zeros(0, np.uint16)
         lengths = [len(t) for t in tokens]
@@ -52,17 +57,55 @@ class SequenceTokenizer(Tokenizer):
         return FitReport(self.kind, 0, 0.0, metrics=metrics, codebook_used=len(np.unique(ids)) / self.vocab)
 
     def encode(self, batch: Sequence[Input]) -> list[np.ndarray]:
-        return [np.array(self._encode(*one)[: self.limit], np.uint16) for one in batch]
+        """Codecs see all the people or masks of the batch at once."""
+        if self.grammar == "human_poses":
+            found = self._people(batch)
+        elif self.grammar == "sam_instance":
+            found = self._instances(batch)
+        else:
+            found = [self._encode(*one) for one in batch]
+        return [np.array(ids[: self.limit], np.uint16) for ids in found]
 
     def _encode(self, label: Label, view: View, sample: str, number: int) -> list[int]:
-        if self.modality == "caption":
+        if self.grammar == "caption":
             return self.words.encode(label, self.limit)
-        if self.modality == "color_palette":
+        if self.grammar == "color_palette":
             return grammar.encode_palette(label, (sample, self.seed, number))
-        if self.modality == "metadata":
+        if self.grammar == "metadata":
             return grammar.encode_metadata(label)
-        assert self.pose is not None
-        return grammar.encode_people(label, view, self.limit, self.words, self.pose.encode)
+        return grammar_boxes.encode_boxes(label, view, self.limit)
+
+    def _people(self, batch: Sequence[Input]) -> list[list[int]]:
+        cut = [grammar_people.fitting(label, view, self.limit) for label, view, _, _ in batch]
+        codes = self._codes([p["keypoints_3d"] for people in cut for p in people], [len(people) for people in cut])
+        return [
+            grammar_people.write_people(people, rows, self.words, (sample, self.seed, number))
+            for people, rows, (_, _, sample, number) in zip(cut, codes, batch, strict=True)
+        ]
+
+    def _instances(self, batch: Sequence[Input]) -> list[list[int]]:
+        cut = [grammar_masks.cut_instances(label, view) for label, view, _, _ in batch]
+        plans = [
+            grammar_masks.choose(masks, self.limit, (sample, self.seed, number))
+            for masks, (_, _, sample, number) in zip(cut, batch, strict=True)
+        ]
+        side = self._mask_side()
+        cropped = [masks[i].cropped(side) for masks, plan in zip(cut, plans, strict=True) for i in plan.masks]
+        codes = self._codes(cropped, [len(plan.masks) for plan in plans])
+        return [
+            grammar_masks.write_instances(masks, plan, rows, self.words)
+            for masks, plan, rows in zip(cut, plans, codes, strict=True)
+        ]
+
+    def _mask_side(self) -> int:
+        assert self.codec is not None
+        return int(self.codec.config()["side"])
+
+    def _codes(self, items: Sequence[np.ndarray], counts: Sequence[int]) -> list[NDArray[np.integer[Any]]]:
+        """Codes of a flat list, in parts of `counts`."""
+        assert self.codec is not None and self.codec.tokens is not None
+        found = self.codec.encode(np.stack(items)) if items else np.zeros((0, self.codec.tokens), np.uint16)
+        return list(np.split(found, np.cumsum(counts)[:-1])) if counts else []
 
     def decode(self, tokens: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> list[Label | Null]:
         """Labels as the modality has them, in pixels of a picture of SIDE x SIDE; what is not valid is left out.
@@ -72,26 +115,47 @@ class SequenceTokenizer(Tokenizer):
         return [self._decode([int(t) for t in ids]) for ids in tokens]
 
     def _decode(self, ids: list[int]) -> Label | Null:
-        if self.modality == "caption":
+        if self.grammar == "caption":
             return self.words.decode(ids) or Null("no text in the tokens")
-        if self.modality == "color_palette":
+        if self.grammar == "color_palette":
             return grammar.decode_palette(ids)
-        if self.modality == "metadata":
+        if self.grammar == "metadata":
             return grammar.decode_metadata(ids)
-        assert self.pose is not None
-        return grammar.decode_people(ids, SIDE, self.words, self.pose.decode)
+        if self.grammar == "det":
+            return grammar_boxes.decode_boxes(ids, SIDE)
+        assert self.codec is not None
+        if self.grammar == "sam_instance":
+            return grammar_masks.decode_instances(ids, int(SIDE), self.words, self.codec.decode)
+        return grammar_people.decode_people(ids, SIDE, self.words, self.codec.decode)
 
     def config(self) -> dict[str, Any]:
+        codec = {"kind": self.codec.kind, "config": self.codec.config()} if self.codec else None
         return {
-            "modality": self.modality, "limit": self.limit, "seed": self.seed, "pieces": list(self.words.pieces),
-            "pose": self.pose.config() if self.pose else None,
+            "modality": self.modality, "grammar": self.grammar, "limit": self.limit, "seed": self.seed,
+            "pieces": list(self.words.pieces), "codec": codec,
         }  # fmt: skip
 
     def tensors(self) -> Mapping[str, np.ndarray]:
-        return {f"pose.{name}": value for name, value in self.pose.tensors().items()} if self.pose else {}
+        return {f"codec.{name}": value for name, value in self.codec.tensors().items()} if self.codec else {}
 
     @classmethod
     def restore(cls, config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> SequenceTokenizer:
-        inner = {name.removeprefix("pose."): value for name, value in tensors.items()}
-        pose = MLPPQ.restore(config["pose"], inner) if config["pose"] else None
-        return cls(config["modality"], config["limit"], WordPiece(config["pieces"]), pose, config["seed"])
+        codec, inner = config["codec"], {name.removeprefix("codec."): value for name, value in tensors.items()}
+        made = tokenizer_class(codec["kind"]).restore(codec["config"], inner) if codec else None
+        words = WordPiece(config["pieces"])
+        return cls(config["modality"], config["limit"], words, made, config["seed"], config["grammar"])
+
+
+def codec_items(name: str, batch: Sequence[Input], side: int = 64) -> np.ndarray:
+    """What the codec of a grammar learns from: the 3-D landmarks of every person in every view, flips applied, float32
+    (n, points * 3); or every mask, cropped to its box, bool (n, side, side).
+    """
+    if name == "human_poses":
+        bodies = [
+            p["keypoints_3d"].reshape(-1)
+            for people, view, _, _ in batch
+            for p in grammar_people.cut_people(people, view)
+        ]
+        return np.stack(bodies) if bodies else np.zeros((0, 99), np.float32)
+    masks = [one.cropped(side) for label, view, _, _ in batch for one in grammar_masks.cut_instances(label, view)]
+    return np.stack(masks) if masks else np.zeros((0, side, side), np.bool_)

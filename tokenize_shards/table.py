@@ -2,6 +2,10 @@
 
 To add a modality: one labeler file in `labelers/` and one row here. A labeler shipped by another package brings its
 rows as a class attribute `tokens` (a tuple of TokenSpec); they are found through the labeler registry.
+
+Two inputs of 4M-21 are no tokens and have no row. The pixels of rgb: the trainer cuts them from the rgb shards by the
+view. t5_caption, a float matrix of at most 77 rows a sample: the trainer reads its label shards, which hold the real
+rows only (no padding), and projects them; so a data set needs nothing but `label` with t5_caption on.
 """
 
 from __future__ import annotations
@@ -18,6 +22,10 @@ Profile = Literal["offline", "published"]
 
 PROFILES: tuple[Profile, ...] = ("offline", "published")
 
+# What an image-like tokenizer sees, and so how a view cuts it (inputs.py) and what is minimised (content.py).
+CONTENTS = ("pixels", "edges", "classes", "depth", "normals", "features")
+GRAMMARS = ("caption", "color_palette", "metadata", "det", "human_poses", "sam_instance")
+
 
 @dataclass(frozen=True)
 class TokenSpec:
@@ -28,7 +36,9 @@ class TokenSpec:
     token, so that an image-like modality has a grid of (size / patch) squared. channels: of the map or the features,
     or the vector's length. vocab: codes a position can take; None for sequences, which share one text vocabulary.
     tokens: how many a view has; None for sequences, which have at most max_tokens, without [SOS] and [EOS].
-    params: settings of this tokenizer alone (network width, fitting steps).
+    params: settings of this tokenizer alone (network width, fitting steps). content: one of CONTENTS for image-like
+    rows, one of GRAMMARS for sequences. shares: name of the row whose tokenizer it uses; its own where empty. extra:
+    made only where the configuration names it (other resolutions of a modality that has a row already).
     """
 
     name: str
@@ -41,6 +51,9 @@ class TokenSpec:
     tokens: int | None = None
     max_tokens: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
+    shares: str = ""
+    extra: bool = False
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -52,12 +65,16 @@ class TokenSpec:
         if not self.name.startswith("tok_"):
             return "the name must start with 'tok_'"
         if self.kind == "sequence":
+            if self.content not in GRAMMARS:
+                return f"content {self.content!r} is no grammar; use one of {', '.join(GRAMMARS)}"
             bad = self.max_tokens is None or self.vocab is not None or self.tokens is not None
             return "a sequence has max_tokens, and neither vocab nor tokens" if bad else ""
         if self.vocab is None or self.tokens is None or self.max_tokens is not None:
             return f"a {self.kind} row has vocab and tokens, and no max_tokens"
         if not 1 < self.vocab <= 65536:
             return f"vocab {self.vocab} does not fit uint16 tokens; use 2..65536"
+        if self.kind == "vit_vq" and self.content not in CONTENTS:
+            return f"content {self.content!r} is not known; use one of {', '.join(CONTENTS)}"
         if self.kind == "vit_vq" and (self.patch < 1 or self.size % self.patch):
             return f"size {self.size} is not a multiple of patch {self.patch}"
         if self.kind == "vit_vq" and self.tokens != (self.size // self.patch) ** 2:
@@ -80,16 +97,24 @@ class TokenSpec:
         return side, side
 
     @property
+    def owner(self) -> str:
+        """Name of the row whose tokenizer it uses."""
+        return self.shares or self.name
+
+    @property
     def length(self) -> int:
         """The most tokens a view can have."""
         return cast(int, self.tokens if self.tokens is not None else self.max_tokens)
 
 
-def image_row(modality: str, size: int, patch: int, channels: int, vocab: int, **params: Any) -> TokenSpec:
+def image_row(
+    modality: str, size: int, patch: int, channels: int, vocab: int, content: str = "pixels", shares: str = "", **params: Any
+) -> TokenSpec:  # fmt: skip
     """An image-like modality: (size / patch) squared tokens, one codebook."""
     return TokenSpec(
-        f"tok_{modality}", modality, "vit_vq", size, patch, channels, vocab, (size // patch) ** 2, params=params
-    )
+        f"tok_{modality}", modality, "vit_vq", size, patch, channels, vocab, (size // patch) ** 2, params=params,
+        content=content, shares=shares,
+    )  # fmt: skip
 
 
 def vector_row(modality: str, size: int, channels: int, vocab: int, tokens: int = 16, **params: Any) -> TokenSpec:
@@ -97,39 +122,79 @@ def vector_row(modality: str, size: int, channels: int, vocab: int, tokens: int 
     return TokenSpec(f"tok_{modality}", modality, "mlp_pq", size, 0, channels, vocab, tokens, params=params)
 
 
-def sequence_row(modality: str, max_tokens: int, **params: Any) -> TokenSpec:
-    """Text or a structure, written in the shared text vocabulary by the grammar of that modality."""
-    return TokenSpec(f"tok_{modality}", modality, "sequence", max_tokens=max_tokens, params=params)
+def sequence_row(modality: str, max_tokens: int, grammar: str = "", **params: Any) -> TokenSpec:
+    """Text or a structure, written in the shared text vocabulary by a grammar; that of its own name where none is
+    given.
+    """
+    return TokenSpec(
+        f"tok_{modality}", modality, "sequence", max_tokens=max_tokens, params=params, content=grammar or modality
+    )
 
 
-# Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person takes 14 tokens here
-# (human, box, pose, 8 codes), so 275 hold 19 people.
+# Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person of BlazePose takes
+# 14 tokens (human, box, pose, 8 codes), so 275 hold 19 people; a box takes 5, so 256 hold 51.
 _SEQUENCES = (
     sequence_row("caption", 256),
     sequence_row("color_palette", 23),
     sequence_row("metadata", 42),
+    sequence_row("det", 256),
     sequence_row("human_poses", 275, pose_tokens=8, pose_codes=1024),
+    sequence_row("sam_instance", 290, mask_size=64, mask_tokens=16, mask_codes=1024),
 )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The sizes of one profile. size, patch: of maps. rgb, semantic, maps: codes of pictures, of class maps, of other
+    maps. features: codes of a feature map. vectors: codes of each slot of a vector.
+    """
+
+    size: int
+    patch: int
+    rgb: int
+    semantic: int
+    maps: int
+    features: int
+    vectors: int
+
+
+def _rows(scale: _Scale) -> tuple[TokenSpec, ...]:
+    def of_map(modality: str, channels: int, vocab: int, content: str, shares: str = "") -> TokenSpec:
+        return image_row(modality, scale.size, scale.patch, channels, vocab, content, shares)
+
+    return (
+        of_map("rgb", 3, scale.rgb, "pixels"),
+        of_map("depth", 1, scale.maps, "depth"),
+        of_map("normal", 3, scale.maps, "normals"),
+        of_map("semseg", 134, scale.semantic, "classes"),
+        of_map("canny_edge", 1, scale.maps, "edges"),
+        of_map("sam_edge", 1, scale.maps, "edges", shares="tok_canny_edge"),
+        image_row("clip", 224, 16, 512, scale.features, "features"),
+        image_row("dinov2", 224, 14, 384, scale.features, "features"),
+        image_row("imagebind", 224, 14, 1280, scale.features, "features"),
+        vector_row("clip_global", 224, 512, scale.vectors),
+        vector_row("dinov2_global", 224, 384, scale.vectors),
+        vector_row("imagebind_global", 224, 1024, scale.vectors),
+        vector_row("minilm_caption", 0, 384, scale.vectors),
+        *_SEQUENCES,
+        _large(image_row("rgb", 448, 16, 3, scale.rgb, "pixels")),
+        _large(image_row("depth", 448, 16, 1, scale.maps, "depth")),
+        _large(image_row("normal", 448, 16, 3, scale.maps, "normals")),
+        _large(image_row("semseg", 448, 16, 134, scale.semantic, "classes")),
+        _large(image_row("clip", 448, 16, 512, scale.features, "features")),
+    )
+
+
+def _large(row: TokenSpec) -> TokenSpec:
+    """The same modality at 448 px: 784 tokens, for super-resolution."""
+    return dataclasses.replace(row, name=f"{row.name}@{row.size}", extra=True)
+
 
 # "offline": what two cores fit in a minute: small patches, which make pictures recognisable at once, and codebooks
 # that a few thousand patches can fill. "published": the grids and vocabularies of 4M-21, for real runs.
 _TABLE: Mapping[Profile, tuple[TokenSpec, ...]] = {
-    "offline": (
-        image_row("rgb", size=112, patch=8, channels=3, vocab=4096),
-        image_row("canny_edge", size=112, patch=8, channels=1, vocab=1024),
-        image_row("dinov2", size=224, patch=14, channels=384, vocab=1024),
-        vector_row("dinov2_global", size=224, channels=384, vocab=256),
-        vector_row("minilm_caption", size=0, channels=384, vocab=256),
-        *_SEQUENCES,
-    ),
-    "published": (
-        image_row("rgb", size=224, patch=16, channels=3, vocab=16384),
-        image_row("canny_edge", size=224, patch=16, channels=1, vocab=8192),
-        image_row("dinov2", size=224, patch=14, channels=384, vocab=8192),
-        vector_row("dinov2_global", size=224, channels=384, vocab=8192),
-        vector_row("minilm_caption", size=0, channels=384, vocab=8192),
-        *_SEQUENCES,
-    ),
+    "offline": _rows(_Scale(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=256)),
+    "published": _rows(_Scale(224, 16, rgb=16384, semantic=4096, maps=8192, features=8192, vectors=8192)),
 }
 
 
@@ -166,10 +231,10 @@ def get_spec(name: str, profile: str = "offline", **overrides: Any) -> TokenSpec
 def configure(spec: TokenSpec, overrides: Mapping[str, Any]) -> TokenSpec:
     """The row with some values replaced; the grid follows size and patch. ValueError for a key a row does not have.
 
-    overrides: `size`, `patch`, `vocab`, `tokens` (vectors), `max_tokens` (sequences), and under `params` the
-    tokenizer's own settings, merged over the row's.
+    overrides: `size`, `patch`, `channels`, `vocab`, `tokens` (vectors), `max_tokens` (sequences), `shares`, and under
+    `params` the tokenizer's own settings, merged over the row's.
     """
-    settable = ("size", "patch", "vocab", "tokens", "max_tokens", "params")
+    settable = ("size", "patch", "channels", "vocab", "tokens", "max_tokens", "shares", "params")
     for key in overrides:
         if key not in settable:
             near = difflib.get_close_matches(key, settable, n=1)

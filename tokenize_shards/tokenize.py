@@ -4,9 +4,11 @@ names.
 
 from __future__ import annotations
 
+import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -26,7 +28,7 @@ from pipeline.run import Progress, Report, bring_up_to_date
 from pipeline.shard_task import look, replace
 from tokenize_shards.inputs import Cut, ShardViews
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
-from tokenize_shards.table import TokenSpec, specs
+from tokenize_shards.table import TokenSpec, configure, specs
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
@@ -53,18 +55,50 @@ class TokenTarget:
         return Step(self.name, self.reads, tuple((s.name, self.recipes[s.name]) for s in self.specs))
 
 
-def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
-    """The token modalities of a run: those asked for, or every row of the table whose source the manifest has."""
-    table = specs()
-    asked = list(only) or config.tokens.modalities
-    for name in asked or ():
+def table_of(config: Config) -> dict[str, TokenSpec]:
+    """The token table of a run: its profile, with the configuration's settings. ConfigError for what no row has."""
+    table = specs(config.tokens.profile)
+    for name, values in config.tokens.settings.items():
         if name not in table:
-            raise ConfigError(f"no token modality is named {name!r}. Known: {', '.join(table)}.")
-    have = ds.manifest().modalities
-    for name in asked or ():
-        if table[name].modality not in have:
+            raise ConfigError(f"tokens.settings: no token modality is named {name!r}{_nearest(name, table)}")
+        try:
+            table[name] = configure(table[name], values)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"tokens.settings: {error}") from None
+    return table
+
+
+def _nearest(name: str, table: Mapping[str, TokenSpec]) -> str:
+    near = difflib.get_close_matches(name, table, n=1)
+    return f"; did you mean {near[0]!r}? " if near else f". Known: {', '.join(table)}."
+
+
+def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
+    """The token modalities of a run: those asked for, by name or pattern, or every row of the table whose source the
+    manifest has.
+    """
+    table, have = table_of(config), ds.manifest().modalities
+    asked = list(only) or config.tokens.modalities
+    if asked is None:
+        return [spec for spec in table.values() if spec.modality in have and not spec.extra]
+    chosen: set[str] = set()
+    for name in asked:
+        fitting = [row for row in table if fnmatchcase(row, name)]
+        if not fitting:
+            raise ConfigError(f"no token modality is named {name!r}{_nearest(name, table)}")
+        if name in table and table[name].modality not in have:
             raise ConfigError(f"{name}: {table[name].modality} is not labelled yet. Run `manymodal label` first.")
-    return [spec for spec in table.values() if spec.modality in have and (asked is None or spec.name in asked)]
+        chosen |= {row for row in fitting if table[row].modality in have}
+    return [spec for spec in table.values() if spec.name in chosen]
+
+
+def owners(ds: Dataset, config: Config, wanted: Sequence[TokenSpec]) -> list[TokenSpec]:
+    """The rows whose tokenizers these use, each once: what `fit` fits. A shared one whose own modality is not labelled
+    has nothing to be fitted on, and is left out.
+    """
+    table, have = table_of(config), ds.manifest().modalities
+    found = {spec.owner for spec in wanted if table[spec.owner].modality in have}
+    return [spec for spec in table.values() if spec.name in found]
 
 
 def grouped(ds: Dataset, wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
@@ -104,9 +138,10 @@ def token_recipes(
     read = "rgb" if on_view else members[0].modality
     recipes = []
     for spec in members:
-        sha256 = manifest.tokenizers.get(spec.name)
+        sha256 = manifest.tokenizers.get(spec.owner)
         if sha256 is None:
-            raise ConfigError(f"{spec.name}: no tokenizer is fitted. Run `manymodal fit` first.")
+            of = f", which uses the one of {spec.owner}" if spec.shares else ""
+            raise ConfigError(f"{spec.name}{of}: no tokenizer is fitted. Run `manymodal fit` first.")
         computed = {spec.modality: current[spec.modality]} if on_view else {}
         params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
         recipes.append(
@@ -126,7 +161,7 @@ def make_target(
     manifest = ds.manifest()
     recipes = token_recipes(ds, config, members, manifest.modalities)
     target = TokenTarget(
-        name, tuple(members), view_labeler(ds, members), {s.name: manifest.tokenizers[s.name] for s in members},
+        name, tuple(members), view_labeler(ds, members), {s.name: manifest.tokenizers[s.owner] for s in members},
         {str(r["modality"]): recipe_id(r) for r in recipes}, tuple(recipes[0]["reads"].items()),
         config.tokens.views, config.tokens.seed,
     )  # fmt: skip
@@ -136,7 +171,7 @@ def make_target(
 def fitted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
     """The wanted token modalities, without those nobody asked for by name and that have no tokenizer."""
     fitted, asked = ds.manifest().tokenizers, bool(only or config.tokens.modalities)
-    return [spec for spec in wanted_specs(ds, config, only) if asked or spec.name in fitted]
+    return [spec for spec in wanted_specs(ds, config, only) if asked or spec.owner in fitted]
 
 
 def token_steps(ds: Dataset, config: Config, current: Mapping[str, str], only: Sequence[str] = ()) -> list[Step]:

@@ -3,18 +3,20 @@
 A view is a pure function of a hash, so any modality can be tokenized at any time, in any order, on any machine, and
 still line up with the others. Image, maps, boxes and keypoints are labelled on the whole image and cut here.
 
-Frame: continuous pixels, origin at the top-left corner of the top-left pixel. Cut coordinates are 0..1 of the view.
+Frame: continuous pixels of the image, origin at the top-left corner of the top-left pixel. Cut coordinates are 0..1 of
+the view. A map may have another resolution than the image: the view is scaled to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 SCALE = (0.35, 1.0)  # area of a random view, as a share of the largest square's
 MIN_AREA = 0.0005  # a cut box smaller than this share of the view is dropped (5 x 5 px at 224 px)
@@ -36,13 +38,16 @@ BLAZEPOSE_MIRROR = _mirror(_PAIRS, 33)  # landmark i of a mirrored body is landm
 
 @dataclass(frozen=True)
 class View:
-    """A square of the image, in its pixels; flip: mirrored left to right after cutting."""
+    """A square of the image, in its pixels; flip: mirrored left to right after cutting. frame: (width, height) of the
+    image it is a part of; None where every map has the image's own size.
+    """
 
     x0: float
     y0: float
     x1: float
     y1: float
     flip: bool = False
+    frame: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def side(self) -> float:
@@ -55,6 +60,16 @@ class View:
         if self.flip:
             unit[..., 0] = 1 - unit[..., 0]
         return unit.astype(np.float32)
+
+    def on(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The view as x0, y0, x1, y1 in the pixels of a map of that size. ValueError where it was made for something
+        smaller than it reaches.
+        """
+        of = self.frame or (width, height)
+        if min(self.x0, self.y0) < 0 or self.x1 > of[0] or self.y1 > of[1]:
+            raise ValueError(f"{self} does not lie inside {of[0]} x {of[1]} pixels; made for another image?")
+        sx, sy = width / of[0], height / of[1]
+        return self.x0 * sx, self.y0 * sy, self.x1 * sx, self.y1 * sy
 
     def to_pixels(self, unit: NDArray[np.floating]) -> NDArray[np.float32]:
         """0..1 of the view (..., 2) -> pixels of the image, float32; the inverse of to_unit."""
@@ -82,11 +97,11 @@ def view_of(id: str, seed: int, view: int, width: int, height: int) -> View:
     largest = min(width, height)
     if view == 0:
         x0, y0 = (width - largest) // 2, (height - largest) // 2
-        return View(x0, y0, x0 + largest, y0 + largest)
+        return View(x0, y0, x0 + largest, y0 + largest, frame=(width, height))
     share, at_x, at_y, flip = uniforms("view", id, seed, view)
     side = max(1, round(largest * math.sqrt(SCALE[0] + (SCALE[1] - SCALE[0]) * share)))
     x0, y0 = int(at_x * (width - side + 1)), int(at_y * (height - side + 1))
-    return View(x0, y0, x0 + side, y0 + side, flip >= 0.5)
+    return View(x0, y0, x0 + side, y0 + side, flip >= 0.5, (width, height))
 
 
 def _region(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
@@ -115,11 +130,45 @@ def cut_image(image: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uin
 def cut_map(labels: NDArray[np.generic], view: View, size: int) -> NDArray[np.generic]:
     """(H, W) or (H, W, C) of any dtype -> (size, size[, C]), nearest value at the centre of each output pixel."""
     height, width = labels.shape[:2]
-    if view.x0 < 0 or view.y0 < 0 or view.x1 > width or view.y1 > height:
-        raise ValueError(f"{view} does not lie inside a map of {width} x {height} pixels; made for another image?")
-    centres = (np.arange(size) + 0.5) / size * view.side
-    rows, columns = (view.y0 + centres).astype(np.intp), (view.x0 + centres).astype(np.intp)
+    x0, y0, x1, y1 = view.on(width, height)
+    share = (np.arange(size) + 0.5) / size
+    rows = np.minimum((y0 + share * (y1 - y0)).astype(np.intp), height - 1)
+    columns = np.minimum((x0 + share * (x1 - x0)).astype(np.intp), width - 1)
     return labels[np.ix_(rows, columns[::-1] if view.flip else columns)]
+
+
+def _smooth(plane: NDArray[np.float32], view: View, size: int) -> NDArray[np.float32]:
+    """One float32 plane (H, W) under the view -> (size, size): triangle filter, as wide as a shrunk pixel; not flipped."""
+    box = view.on(plane.shape[1], plane.shape[0])
+    cut = Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(cut, np.float32)
+
+
+def cut_values(values: NDArray[np.floating], view: View, size: int) -> NDArray[np.float32]:
+    """Continuous map, float (H, W) or (H, W, C), NaN where unknown -> float32 (size, size[, C]).
+
+    Unknown pixels do not bleed into known ones; an output pixel is NaN where less than half of it is known.
+    """
+    planes = np.moveaxis(np.asarray(values, np.float32).reshape(*values.shape[:2], -1), -1, 0)
+    known = np.isfinite(planes).all(axis=0)
+    filled = np.nan_to_num(planes, nan=0.0) * np.asarray(known, np.float32)
+    cut = [_smooth(np.asarray(plane, np.float32), view, size) for plane in filled]
+    found = np.stack(cut, axis=-1)
+    if not known.all():
+        share = _smooth(np.asarray(known, np.float32), view, size)[..., None]
+        found = np.where(share >= 0.5, found / np.maximum(share, 0.5), np.float32(np.nan))
+    turned = found[:, ::-1] if view.flip else found
+    return np.ascontiguousarray(turned.reshape(size, size, *values.shape[2:]), np.float32)
+
+
+def cut_normals(normals: NDArray[np.floating], view: View, size: int) -> NDArray[np.float32]:
+    """Unit vectors (H, W, 3), (0, 0, 0) where unknown -> the same, float32 (size, size, 3). A flip negates x."""
+    known = (normals != 0).any(axis=-1, keepdims=True)
+    found = cut_values(np.where(known, normals, np.nan), view, size)
+    if view.flip:
+        found[..., 0] = -found[..., 0]
+    length = np.linalg.norm(found, axis=-1, keepdims=True)
+    return np.where(length > 1e-3, found / np.maximum(length, 1e-3), np.float32(0))  # NaN compares as unknown
 
 
 def cut_edges(edges: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uint8]:
@@ -128,12 +177,19 @@ def cut_edges(edges: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uin
     Nearest sampling would leave a line one dot in `side / size`. An output pixel is an edge where edge pixels cover at
     least half of what a line straight across it covers.
     """
-    region = _region(edges, view)
-    ratio = len(region) / size
+    height, width = edges.shape
+    box = view.on(width, height)
+    whole = tuple(int(edge) for edge in box)
+    ratio = min(box[2] - box[0], box[3] - box[1]) / size
     if ratio <= 1:
         return np.asarray(cut_map(edges, view, size), np.uint8)
-    share = cv2.resize((region > 0).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-    return np.where(share >= 0.5 / ratio, 255, 0).astype(np.uint8)
+    lines = (edges > 0).astype(np.float32)
+    if whole == box:
+        x0, y0, x1, y1 = whole
+        share = cv2.resize(lines[y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_AREA)
+    else:
+        share = _smooth(lines, view, size)
+    return np.where((share[:, ::-1] if view.flip else share) >= 0.5 / ratio, 255, 0).astype(np.uint8)
 
 
 def cut_boxes(

@@ -16,7 +16,7 @@ from labelers.core.registry import all_modalities
 from labelers.core.show import Cell, Picture, Words
 from pipeline.dataset import Dataset
 from pipeline.gallery.page import CellTriple
-from tokenize_shards import grammar
+from tokenize_shards import grammar, grammar_people
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
@@ -95,7 +95,7 @@ class Columns:
             for row, views, boxes in zip(shard.rows, rows, shard.views, strict=True):
                 label = views if isinstance(views, Null) else views[0]
                 if name == "human_poses" and not isinstance(label, Null):
-                    label = grammar.cut_people(label, boxes[0], SIDE)
+                    label = grammar_people.cut_people(label, boxes[0], SIDE)
                 found[k, row] = label
         return found
 
@@ -131,7 +131,7 @@ class Columns:
         assert self.predictor is not None
         keys = [key for key, ids in self.given.items() if ids is not None]
         allowed = (
-            grammar.allowed_ids(tokenizer.modality, tokenizer.words)
+            grammar.allowed_ids(tokenizer.grammar, tokenizer.words)
             if isinstance(tokenizer, SequenceTokenizer)
             else None
         )

@@ -13,9 +13,9 @@ from pipeline.records import Manifest
 
 def parse_ref(ds: Dataset, text: str) -> Ref:
     """'canny_edge@1a2b3c4d' or 'canny_edge' (its current recipe); a beginning of the recipe is enough. ConfigError."""
-    name, at, recipe = text.partition("@")
-    if not at:
-        return name, ds.current(name)
+    name, at, recipe = text.rpartition("@")
+    if not at or text in ds.manifest().modalities:  # a name may have an @ too: tok_rgb@448
+        return text, ds.current(text)
     have = [ref for ref in refs_on(ds) if ref[0] == name and ref[1].startswith(recipe)]
     if len(have) != 1:
         known = ", ".join(f"{m}@{r}" for m, r in refs_on(ds) if m == name) or "none"

@@ -28,7 +28,7 @@ def refs_on(ds: Dataset) -> list[Ref]:
     """Every (modality, recipe) that has a folder, current or not; rgb first."""
     found: list[Ref] = []
     for key in ds.storage.list(""):
-        name, at, recipe = key.rstrip("/").partition("@")
+        name, at, recipe = key.rstrip("/").rpartition("@")  # a name may have one too: tok_rgb@448
         if key.endswith("/") and at and not name.startswith("_"):
             found.append((name, recipe))
     rgb = ds.manifest().modalities.get("rgb")

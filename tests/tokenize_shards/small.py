@@ -24,7 +24,7 @@ from tokenize_shards.fit import fit_all
 from tokenize_shards.table import image_row, vector_row
 
 SIDE = 32
-ROWS = (image_row("rgb", SIDE, 8, 3, 64), image_row("canny_edge", SIDE, 8, 1, 32), *table._SEQUENCES[:3])
+ROWS = (image_row("rgb", SIDE, 8, 3, 64), image_row("canny_edge", SIDE, 8, 1, 32, "edges"), *table._SEQUENCES[:3])
 CHEAP = ("canny_edge", "caption", "color_palette", "metadata", "small_net")
 WORDS = ("apricot", "bulldozer", "cymbal", "doorknob", "eggplant", "furlough", "gazpacho", "hubcap", "isthmus")
 DARK = 3  # this photo's views are refused by the network on the view
@@ -43,7 +43,7 @@ class SmallNet(Labeler):
         vector_modality("small_vector", 12, "the same, of the whole image"),
     )
     tokens = (
-        image_row("small_map", SIDE, 8, 3, 16),
+        image_row("small_map", SIDE, 8, 3, 16, "features"),
         vector_row("small_global", SIDE, 12, 8, tokens=2),
         vector_row("small_vector", 0, 12, 8, tokens=2),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
 from labelers.metadata import FIELDS, Metadata, describe
-from tokenize_shards import grammar
+from tokenize_shards import grammar, grammar_boxes, grammar_people
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
 from tokenize_shards.tokenizer import load_tokenizer
@@ -40,20 +42,58 @@ def person(box: tuple[float, float, float, float], seed: int = 0) -> dict[str, o
     return {"box": np.array(box, np.float32), "score": 0.9, "keypoints": np.abs(points) * 50, "keypoints_3d": points}
 
 
-@given(st.lists(st.tuples(UNIT, UNIT, UNIT, UNIT, st.integers(0, 79)), max_size=300))
+def people_ids(people: list[dict[str, object]], pose: MLPPQ, view: View = WHOLE, limit: int = 275) -> list[int]:
+    tokenizer = SequenceTokenizer("human_poses", limit, WORDS, pose)
+    return [int(t) for t in tokenizer.encode([(people, view, "a" * 32, 0)])[0]]
+
+
+def detections(rows: list[tuple[float, float, float, float, int]]) -> list[dict[str, Any]]:
+    """Boxes with corners in order, scores falling."""
+    return [
+        {
+            "box": np.array([min(a, c), min(b, d), max(a, c), max(b, d)], np.float32), "label": COCO_CLASSES[k],
+            "score": 1 - i / 1000,
+        } for i, (a, b, c, d, k) in enumerate(rows)
+    ]  # fmt: skip
+
+
+BOX = st.tuples(UNIT, UNIT, UNIT, UNIT, st.integers(0, 79))
+
+
+@given(st.lists(BOX, max_size=51))
 @settings(max_examples=60)
 def test_boxes_come_back_within_half_a_bin(rows: list[tuple[float, float, float, float, int]]) -> None:
-    boxes = np.array([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d, _ in rows], np.float32).reshape(
-        -1, 4
-    )
-    found = grammar.decode_boxes(grammar.encode_boxes(boxes, [row[4] for row in rows], WHOLE))
-    from tokenize_shards.views import cut_boxes
+    label = detections(rows)
+    found = grammar_boxes.decode_boxes(grammar_boxes.encode_boxes(label, WHOLE, 256))
+    cut = grammar_boxes.cut_detections(label, WHOLE)
+    order = np.argsort([np.hypot(*one["box"][:2]) for one in cut], kind="stable")
+    assert [one["label"] for one in found] == [cut[i]["label"] for i in order]
+    for one, i in zip(found, order, strict=True):
+        assert np.abs(one["box"] - cut[i]["box"]).max() <= 0.5001 / 999
 
-    cut, kept = cut_boxes(boxes, WHOLE)
-    order = np.argsort(np.hypot(cut[:, 0], cut[:, 1]), kind="stable")
-    assert [name for _, name in found] == [COCO_CLASSES[rows[int(kept[i])][4]] for i in order]
-    for (box, _), i in zip(found, order, strict=True):
-        assert np.abs(box - cut[i]).max() <= 0.5001 / 999
+
+@given(st.integers(0, 10**6), st.integers(0, 300), st.booleans())
+@settings(max_examples=15)
+def test_of_three_hundred_boxes_the_surest_are_written_whole(seed: int, limit: int, flip: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [(*map(float, rng.uniform(0, 100, 4)), int(rng.integers(80))) for _ in range(300)]
+    label, view = detections(rows), View(20, 10, 80, 70, flip)
+    ids = grammar_boxes.encode_boxes(label, view, limit)
+    kept = grammar_boxes.cut_detections(label, view)[: limit // 5]
+    assert len(ids) == 5 * len(kept) <= limit
+    found = grammar_boxes.decode_boxes(ids)
+    assert sorted(one["label"] for one in found) == sorted(one["label"] for one in kept)
+    starts = [np.hypot(*one["box"][:2]) for one in found]
+    assert all(b - a > -2 / 999 for a, b in pairwise(starts)), "nearest to the origin first, up to rounding"
+
+
+def test_boxes_follow_the_crop_and_the_flip() -> None:
+    label = detections([(10, 20, 30, 60, 49), (60, 60, 61, 61, 7), (90, 0, 100, 100, 3)])
+    view = View(0, 0, 80, 80, flip=True)
+    found = grammar_boxes.decode_boxes(grammar_boxes.encode_boxes(label, view, 256), side=80)
+    assert [one["label"] for one in found] == ["person"], "the second is too small, the third outside"
+    assert np.abs(found[0]["box"] - [50, 20, 70, 60]).max() <= 0.5 / 999 * 80 + 1e-4
+    assert grammar_boxes.encode_boxes([], view, 256) == []
 
 
 @given(st.lists(arrays(np.uint8, (7, 3)), min_size=1, max_size=1), st.integers(0, 50))
@@ -89,9 +129,9 @@ def test_metadata_comes_back_within_a_bin(image: np.ndarray) -> None:
 
 def test_people_come_back_with_exact_codes_in_order(pose: MLPPQ) -> None:
     people = [person((60, 60, 90, 95), 1), person((5, 5, 40, 80), 2)]
-    ids = grammar.encode_people(people, WHOLE, 275, WORDS, pose.encode)
+    ids = people_ids(people, pose)
     assert len(ids) == 28
-    back = grammar.decode_people(ids, 100, WORDS, pose.decode)
+    back = grammar_people.decode_people(ids, 100, WORDS, pose.decode)
     for found, i in zip(back, (1, 0), strict=True):
         assert np.abs(found["box"] - people[i]["box"]).max() <= 0.051
         assert np.allclose(found["keypoints_3d"].ravel(), pose.decode(pose.encode(people[i]["keypoints_3d"][None]))[0])
@@ -99,14 +139,28 @@ def test_people_come_back_with_exact_codes_in_order(pose: MLPPQ) -> None:
 
 
 def test_no_people_and_too_many_people(pose: MLPPQ) -> None:
-    assert grammar.encode_people([], WHOLE, 275, WORDS, pose.encode) == [WORDS.keyword("none")]
+    assert people_ids([], pose) == [WORDS.keyword("none")]
     crowd = [person((i, i, i + 20, i + 20), i) for i in range(60)]
-    assert len(grammar.encode_people(crowd, WHOLE, 275, WORDS, pose.encode)) <= 275
+    assert len(people_ids(crowd, pose)) <= 275
+
+
+def test_a_body_model_takes_the_thirty_nine_tokens_of_4m(pose: MLPPQ) -> None:
+    rng = np.random.default_rng(3)
+    body = {
+        "global": rng.uniform(-1, 1, (3, 3)).astype(np.float32), "shape": rng.uniform(-3, 3, 10).astype(np.float32),
+        "camera": rng.uniform(-1, 19, 3).astype(np.float32),
+    }  # fmt: skip
+    ids = people_ids([person((5, 5, 60, 80), 2) | body], pose)
+    assert len(ids) == 39
+    (found,) = grammar_people.decode_people(ids, 100, WORDS, pose.decode)
+    for word, (_, low, high) in grammar_people.PARTS.items():
+        assert np.abs(found[word] - body[word]).max() <= (high - low) / 999 / 2 * 1.001, word
+    assert len(people_ids([person((5, 5, 60, 80)) | body] * 9, pose)) == 7 * 39, "only whole people"
 
 
 def test_flip_mirrors_box_and_body(pose: MLPPQ) -> None:
     one = person((10, 20, 30, 60))
-    (found,) = grammar.cut_people([one], View(0, 0, 100, 100, flip=True), 100)
+    (found,) = grammar_people.cut_people([one], View(0, 0, 100, 100, flip=True), 100)
     assert np.allclose(found["box"], [70, 20, 90, 60], atol=1e-3)
     assert found["keypoints_3d"][11, 0] == -one["keypoints_3d"][12, 0]  # type: ignore[index]
 
@@ -116,8 +170,9 @@ def test_nothing_a_model_writes_raises(ids: list[int]) -> None:
     poses = lambda codes: np.zeros((len(codes), 99), np.float32)  # noqa: E731
     grammar.decode_palette(ids)
     grammar.decode_metadata(ids)
-    grammar.decode_boxes(ids)
-    grammar.decode_people([WORDS.keyword("human"), *ids], 224, WORDS, poses)
+    grammar_boxes.decode_boxes(ids)
+    assert all(len(one["box"]) == 4 for one in grammar_boxes.decode_boxes([204, 1204, 2300, 3300, *ids]))
+    grammar_people.decode_people([WORDS.keyword("human"), *ids], 224, WORDS, poses)
     WORDS.decode(ids)
 
 

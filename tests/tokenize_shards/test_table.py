@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 
 from labelers.core.registry import all_labelers, all_modalities
-from tokenize_shards.sequence import GRAMMARS
 from tokenize_shards.table import (
+    GRAMMARS,
     PROFILES,
     TokenSpec,
     configure,
@@ -21,14 +21,17 @@ from tokenize_shards.table import (
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_row_is_of_a_modality_that_exists(profile: str) -> None:
-    known = all_modalities()
-    for name, spec in specs(profile).items():
-        assert name == spec.name == f"tok_{spec.modality}"
-        assert spec.modality == "rgb" or spec.modality in known
-        assert (spec.stream == "sequence") == (spec.modality in GRAMMARS)
-        if spec.kind == "mlp_pq":
+def test_every_row_holds_together(profile: str) -> None:
+    known, table = all_modalities(), specs(profile)
+    for name, spec in table.items():
+        assert name == spec.name == f"tok_{spec.modality}{f'@{spec.size}' if spec.extra else ''}"
+        assert (spec.stream == "sequence") == (spec.content in GRAMMARS)
+        assert spec.owner in table and not table[spec.owner].shares
+        assert table[spec.owner].vocab == spec.vocab and table[spec.owner].content == spec.content
+        if spec.kind == "mlp_pq" and spec.modality in known:
             assert known[spec.modality].kind == "vector"
+        if spec.content == "features" and spec.modality in known:
+            assert known[spec.modality].kind == "features"
         if spec.grid is not None:
             assert spec.grid[0] * spec.grid[1] == spec.tokens == spec.length
         if spec.tokens is None:
@@ -43,6 +46,14 @@ def test_published_rows_are_those_of_4m() -> None:
     assert (table["tok_dinov2_global"].vocab, table["tok_dinov2_global"].tokens) == (8192, 16)
     assert [table[f"tok_{name}"].max_tokens for name in ("caption", "color_palette", "human_poses")] == [256, 23, 275]
     assert set(table) == set(specs("offline"))
+    for name in ("depth", "normal", "canny_edge", "sam_edge"):
+        assert (table[f"tok_{name}"].vocab, table[f"tok_{name}"].grid) == (8192, (14, 14))
+    assert (table["tok_semseg"].vocab, table["tok_semseg"].channels) == (4096, 134)
+    assert [table[f"tok_{name}"].tokens for name in ("clip", "imagebind")] == [196, 256]
+    assert table["tok_det"].max_tokens == 256
+    large = {name: spec for name, spec in table.items() if spec.extra}
+    assert set(large) == {f"tok_{name}@448" for name in ("rgb", "depth", "normal", "semseg", "clip")}
+    assert all(spec.tokens == 784 and spec.vocab == table[name[:-4]].vocab for name, spec in large.items())
 
 
 def test_modalities_computed_on_one_view_look_at_one_size() -> None:
@@ -54,7 +65,9 @@ def test_modalities_computed_on_one_view_look_at_one_size() -> None:
     ("values", "message"),
     [
         ({"name": "rgb"}, "must start with 'tok_'"),
-        ({"kind": "sequence"}, "a sequence has max_tokens"),
+        ({"kind": "sequence"}, "'pixels' is no grammar"),
+        ({"kind": "sequence", "content": "det"}, "a sequence has max_tokens"),
+        ({"content": "det"}, "'det' is not known; use one of pixels"),
         ({"max_tokens": 5}, "no max_tokens"),
         ({"vocab": None}, "has vocab and tokens"),
         ({"vocab": 65537}, "does not fit uint16"),

@@ -17,6 +17,8 @@ from tokenize_shards.views import (
     cut_keypoints,
     cut_keypoints_3d,
     cut_map,
+    cut_normals,
+    cut_values,
     view_of,
 )
 
@@ -89,6 +91,59 @@ def test_image_map_boxes_and_keypoints_line_up(size: int, number: int) -> None:
     boxes, kept = cut_boxes(box, view)
     assert kept.tolist() == [0]
     assert np.allclose(boxes[0], [4.5 / size, 4.5 / size, (size - 7.5) / size, (size - 5.5) / size], atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("scale", [1.0, 0.4, 0.77, 1.9])
+def test_a_map_of_another_resolution_lines_up_with_the_image(scale: float, number: int) -> None:
+    """Every content of a coordinate image: what an output pixel says is where it lies in the image."""
+    width, height, size = 250, 190, 48
+    view = view_of(ID, 0, number, width, height)
+    mw, mh = round(width * scale), round(height * scale)
+    grid = coordinates(mw, mh) * np.array([width / mw, height / mh], np.float32)  # in pixels of the image
+    expected = view.to_pixels(coordinates(size, size) / size)
+    pixel = max(width / mw, height / mh)
+
+    assert np.abs(cut_map(grid, view, size) - expected).max() <= pixel / 2 + 1e-3
+    smooth = cut_values(grid, view, size)
+    inner = slice(2, -2)  # at the image's own border there is nothing to average beyond it
+    assert np.abs(smooth - expected)[inner, inner].max() <= 0.12 * pixel
+    depth = cut_values(grid[..., 0], view, size)
+    assert np.array_equal(depth, smooth[..., 0])
+
+    known = grid[..., 1] > height / 3
+    holes = cut_values(np.where(known, grid[..., 0], np.nan).astype(np.float32), view, size)
+    shown = expected[..., 1] > height / 3
+    sure = np.abs(expected[..., 1] - height / 3) > 2 * max(pixel, view.side / size)
+    assert np.array_equal(np.isfinite(holes)[sure], shown[sure])
+    good = np.isfinite(holes)[inner, inner]
+    assert np.abs(holes - expected[..., 0])[inner, inner][good].max(initial=0) <= 0.1 * pixel + 1e-2
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_normals_stay_unit_vectors_and_the_flip_negates_x(flip: bool) -> None:
+    rng = np.random.default_rng(0)
+    slow = np.kron(rng.normal(size=(5, 5, 3)), np.ones((20, 20, 1)))
+    normals = (slow / np.linalg.norm(slow, axis=-1, keepdims=True)).astype(np.float32)
+    normals[:30, :30] = 0  # unknown
+    cut = cut_normals(normals, View(0, 0, 100, 100, flip), 50)
+    length = np.linalg.norm(cut, axis=-1)
+    assert np.all((np.abs(length - 1) < 1e-5) | (length == 0))
+    plain = cut[:, ::-1] * np.array([-1, 1, 1], np.float32) if flip else cut
+    assert (plain[:14, :14] == 0).all() and (np.linalg.norm(plain, axis=-1)[17:, 17:] > 0).all()
+    assert np.allclose(plain[25, 45], normals[50, 91], atol=1e-5), "the middle of a cell is that cell's normal"
+
+
+def test_edges_of_a_smaller_map_stay_connected() -> None:
+    edges = np.zeros((300, 450), np.uint8)
+    edges[150], edges[:, 200] = 255, 255
+    for flip in (False, True):
+        view = View(101, 7, 601, 507, flip, (900, 600))  # the map has half the resolution of the image
+        cut = cut_edges(edges, view, 112)
+        column = round((400 - 101) / 500 * 112)
+        assert (cut.max(axis=0) == 255).all() and (cut.max(axis=1) == 255).all()
+        assert (cut[:, 111 - column if flip else column - 1 : None][:, :3].max(axis=1) == 255).all()
+        assert (cut == 255).sum() <= 3 * 112
 
 
 def test_flip_of_a_map_is_the_mirrored_map() -> None:

@@ -15,7 +15,7 @@ import torch
 from labelers.core.modality import Null
 from labelers.metadata import FIELDS
 from tests.trainer.corpus import TINY, as_tensors
-from tokenize_shards import grammar
+from tokenize_shards import grammar, grammar_people
 from tokenize_shards.sequence import GRAMMARS, SIDE, SequenceTokenizer
 from tokenize_shards.wordpiece import WordPiece
 from trainer.loader import Column, Corpus, Loader
@@ -97,7 +97,7 @@ def predict(predictor: Predictor, modality: str, temperature: float = 0.0) -> li
 def decoder(modality: str) -> Callable[[list[int]], Any]:
     if modality == "human_poses":  # bodies that stand still: the codec of poses has tests of its own
         body = np.random.default_rng(0).normal(size=(1, 33, 3)).astype(np.float32)
-        return lambda ids: grammar.decode_people(ids, SIDE, WORDS, lambda codes: body)
+        return lambda ids: grammar_people.decode_people(ids, SIDE, WORDS, lambda codes: body)
     tokenizer = SequenceTokenizer(modality, LIMITS[modality], WORDS)
     return lambda ids: tokenizer.decode([ids])[0]
 
