@@ -16,7 +16,7 @@ from labelers.core.modality import Null
 from labelers.metadata import FIELDS
 from tests.trainer.corpus import TINY, as_tensors
 from tokenize_shards import grammar, grammar_people
-from tokenize_shards.sequence import GRAMMARS, SIDE, SequenceTokenizer
+from tokenize_shards.sequence import SIDE, SequenceTokenizer
 from tokenize_shards.wordpiece import WordPiece
 from trainer.loader import Column, Corpus, Loader
 from trainer.loss import forward_loss
@@ -117,7 +117,7 @@ def check_legal(modality: str, label: Any) -> None:
         assert all((p["box"] >= 0).all() and (p["box"] <= SIDE).all() and len(p["keypoints"]) == 33 for p in label)
 
 
-@pytest.mark.parametrize("modality", GRAMMARS)
+@pytest.mark.parametrize("modality", LIMITS)
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
 def test_what_a_random_network_writes_is_read_without_an_error(
     random_one: Predictor, modality: str, temperature: float
