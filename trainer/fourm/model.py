@@ -44,7 +44,8 @@ class Part:
         """The same modality as generation and evaluation know it. ValueError for inputs that are no tokens."""
         if self.kind == "pixels" or self.kind == "embeddings":
             raise ValueError(f"{self.name} is an input of {self.kind}, and has no tokens")
-        return Stream(self.name, self.kind, self.vocab, self.length, self.grid, self.pairs)
+        most = self.length - 2 if self.kind == "sequence" else self.length  # [SOS] and [EOS] take places too
+        return Stream(self.name, self.kind, self.vocab, most, self.grid, self.pairs)
 
 
 def patches(image: Tensor, side: int) -> Tensor:
