@@ -194,10 +194,11 @@ def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
     config = validate(Config, values, "")
     for name, settings in config.labelers.items():
         labeler = make_labeler(name, settings.params)
-        unknown = set(settings.weights) - set(labeler.weights)
+        slots = [*labeler.weights, *labeler.sources]
+        unknown = set(settings.weights) - set(slots)
         if unknown:
             raise ConfigError(
-                f"labelers.{name}.weights: unknown slot {min(unknown)!r}. Known: {', '.join(labeler.weights) or 'none'}."
+                f"labelers.{name}.weights: unknown slot {min(unknown)!r}. Known: {', '.join(slots) or 'none'}."
             )
     return config
 

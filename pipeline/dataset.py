@@ -269,5 +269,6 @@ class Dataset:
             image = decode(members[ext]).image if pixels else empty
             sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
             labels = {name: column[i] for name, column in columns.items()}
-            samples.append(Sample(key, image, sidecars, labels, rows[i].uri))
+            size = rows[i].height, rows[i].width
+            samples.append(Sample(key, image, sidecars, labels, rows[i].uri, size))
         return samples

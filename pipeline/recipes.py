@@ -88,7 +88,8 @@ def desired(
     for name in _needed(in_order(labelers, makers), labelers, makers, only):
         labeler, settings = labelers[name], settings_of[name]
         produces = [m for m in labeler.produces if makers[m.name] == name]
-        found = resolve_weights(lambda: open_storage(config.root), {**labeler.weights, **settings.weights})
+        urls = _named(name, labeler, settings.weights)
+        found = resolve_weights(lambda: open_storage(config.root), urls)
         files |= {weight.sha256: weight.path for weight in found.values()}
         weights = {slot: {"url": weight.url, "sha256": weight.sha256} for slot, weight in found.items()}
         reads = {"rgb": recipes["rgb"], **{r: recipes[r] for r in labeler.reads if r in recipes}}
@@ -103,6 +104,17 @@ def desired(
         slots = {slot: weight.sha256 for slot, weight in found.items()}
         targets.append((Target(name, params, slots, tuple(reads.items()), tuple(outputs), batch), made))
     return targets, files
+
+
+def _named(name: str, labeler: Labeler, named: Mapping[str, str]) -> dict[str, str]:
+    """URLs of weights and sources by slot. ConfigError for a source that the configuration must name and does not."""
+    missing = [slot for slot in labeler.sources if not named.get(slot)]
+    if missing:
+        raise ConfigError(
+            f"labelers.{name}.weights.{missing[0]}: must be named, for example "
+            f"--set labelers.{name}.weights.{missing[0]}=file:PATH (what it may hold: {labeler.backend})."
+        )
+    return {**labeler.weights, **named}
 
 
 def _needed(

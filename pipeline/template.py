@@ -58,4 +58,6 @@ def _labeler_lines(cls: type[Labeler]) -> str:
     if cls.weights:
         lines.append("    weights:")
         lines += [f"      {slot}: {json.dumps(url)}" for slot, url in cls.weights.items()]
+    if cls.sources:
+        lines.append("    # weights, which must be named: " + ", ".join(f"{slot}: file:PATH" for slot in cls.sources))
     return "\n".join(lines) + "\n"

@@ -21,7 +21,7 @@ class Sample:
 
     image: uint8 RGB (H, W, 3), EXIF-upright. sidecars: files that came with it, by extension ("txt", "json").
     labels: the modalities named in `reads` that the run has, each a label or a Null. uri: where the image came from, as
-    the index has it.
+    the index has it. size: (height, width) as the index has it, for those who do not look at pixels.
     """
 
     id: str
@@ -29,6 +29,13 @@ class Sample:
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
     labels: Mapping[str, Label | Null] = field(default_factory=dict)
     uri: str = ""
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the upright image, whether or not its pixels are here."""
+        height, width = self.image.shape[:2]
+        return (height, width) if height * width else self.size
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ class Labeler(ABC):
     `reads` names modalities, whoever makes them; one that nothing enabled makes is absent from `Sample.labels`.
     Subclasses set the class variables, may define their own `Params(labeler.Params)`, and implement `label`.
     `weights` names a default URL for each weight slot (see labelers.core.weights); `files` in __init__ are the
-    resolved local paths of those slots. Heavy imports and model loading belong in `setup`, called once a worker.
+    resolved local paths of those slots. `sources` names slots without a default, which the configuration must fill.
+    Heavy imports and model loading belong in `setup`, called once a worker.
     `uses_pixels = False` for labelers that need only side-cars or other labels: their samples come with an empty image.
     """
 
@@ -74,6 +82,7 @@ class Labeler(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     resources: ClassVar[Resources] = Resources()
     weights: ClassVar[Mapping[str, str]] = {}
+    sources: ClassVar[tuple[str, ...]] = ()
     licence: ClassVar[Licence] = Licence("Apache-2.0")
     uses_pixels: ClassVar[bool] = True
     default_on: ClassVar[bool] = True  # False: off until the configuration enables it (weights that need a model hub)

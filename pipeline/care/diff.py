@@ -14,6 +14,7 @@ import numpy as np
 from labelers.core.compare import METRICS, Compare
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_modalities
+from labelers.core.scores import Scores
 from labelers.core.show import Cell, Words
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -22,18 +23,21 @@ from pipeline.plan import Ref
 
 @dataclass(frozen=True)
 class Column:
-    """How a modality is read and compared. read: (recipe, shard) -> labels in index order."""
+    """How a modality is read and compared. read: (recipe, shard) -> labels in index order. scores: makes what pools all
+    pairs, where the field has such scores (B is the reference).
+    """
 
     read: Callable[[str, int], Sequence[Label | Null]]
     compare: Compare
     show: Callable[[Label, Any], Cell]
+    scores: Callable[[], Scores] | None = None
 
 
 @dataclass
 class Diff:
     """a, b: the recipes. samples: compared. equal: with every metric perfect. only_a, only_b: labels the other side has a
-    null for. both_null. metrics: name -> mean, median, worst 5 % of its distribution. worst: (score, shard, place, id,
-    metrics), worst first, by the first metric.
+    null for. both_null. metrics: name -> mean, median, worst 5 % of its distribution. pooled: scores over all boxes, pixels
+    or masks together, B being the reference. worst: (score, shard, place, id, metrics), worst first, by the first metric.
     """
 
     a: Ref
@@ -44,6 +48,7 @@ class Diff:
     only_b: int = 0
     both_null: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    pooled: dict[str, float] = field(default_factory=dict)
     worst: list[tuple[float, int, int, str, dict[str, float]]] = field(default_factory=list)
 
 
@@ -52,7 +57,7 @@ def label_column(ds: Dataset, name: str) -> Column:
     modality = all_modalities().get(name)
     if modality is None:
         raise ConfigError(f"{name}: no labeler here makes it, so nothing here can read it.")
-    return Column(lambda recipe, k: ds.labels(modality, k, recipe), modality.compare, modality.show)
+    return Column(lambda recipe, k: ds.labels(modality, k, recipe), modality.compare, modality.show, modality.scores)
 
 
 def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
@@ -65,6 +70,7 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
     result = Diff(a, b)
     values: dict[str, list[float]] = {}
     heap: list[tuple[float, int, int, str, dict[str, float]]] = []
+    scores = column.scores() if column.scores else None
     for k in shards:
         for place, (sample, x, y) in enumerate(zip(ds.ids(k), column.read(a[1], k), column.read(b[1], k), strict=True)):
             if isinstance(x, Null) or isinstance(y, Null):
@@ -73,6 +79,8 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
                 result.only_b += not isinstance(y, Null)
                 continue
             metrics = column.compare(x, y)
+            if scores is not None:
+                scores.add(x, y)
             result.samples += 1
             result.equal += all(METRICS[m].equal == v for m, v in metrics.items())
             for name, value in metrics.items():
@@ -83,6 +91,7 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
                 heapq.heappush(heap, (badness, k, place, sample, metrics))
                 if len(heap) > keep:
                     heapq.heappop(heap)
+    result.pooled = scores.result() if scores is not None else {}
     result.metrics = {name: _summary(name, found) for name, found in values.items()}
     result.worst = sorted(heap, key=lambda case: (-case[0], case[1], case[2]))
     return result

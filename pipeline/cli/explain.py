@@ -61,6 +61,12 @@ def diff(
             for m, v in found.metrics.items()
         ],
     )
+    if found.pooled:
+        table(
+            f"All samples together, {names[1]} being the reference",
+            ("score", "value"),
+            [(m, f"{v:.4g}") for m, v in found.pooled.items()],
+        )
     path = Path(out) if out else Path(config.root) / f"diff-{names[0]}-{names[1]}.html"
     if found.worst:
         _page(ds, found, column, names, path)
@@ -70,7 +76,8 @@ def diff(
         print_json(
             {
                 "a": names[0], "b": names[1], "samples": found.samples, "equal": found.equal, "only_a": found.only_a,
-                "only_b": found.only_b, "both_null": found.both_null, "metrics": found.metrics, "worst": worst,
+                "only_b": found.only_b, "both_null": found.both_null, "metrics": found.metrics, "pooled": found.pooled,
+                "worst": worst,
             }
         )  # fmt: skip
 
@@ -97,7 +104,8 @@ def _page(ds: Any, found: Any, column: Any, names: list[str], path: Path) -> Non
         sides = {name: CellTriple(label=cell) for name, cell in zip(names, (x, y), strict=True)}
         uri = ds.index(k)[place].uri.rsplit("/", 1)[-1]
         rows.append(PhotoRow(sample, Picture(image), {**sides, "metrics": CellTriple(label=chips or Words(""))}, uri))
-    figures = [
+    figures = [KeyFigure(f"{v:.3g}", m.replace("_", " "), "all samples together") for m, v in found.pooled.items()]
+    figures += [
         KeyFigure(f"{v['mean']:.3g}", m.replace("_", " "), f"median {v['median']:.3g}")
         for m, v in found.metrics.items()
     ]
