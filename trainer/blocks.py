@@ -12,10 +12,17 @@ Cache = tuple[Tensor, Tensor]  # keys, values: (B, heads, T, head)
 
 
 class Norm(nn.LayerNorm):
-    """Layer norm without bias, eps 1e-6."""
+    """Layer norm without bias, eps 1e-6. Computed in float32; under autocast its result is cast once, for all who read
+    it.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, eps=1e-6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = super().forward(x)
+        device = x.device.type
+        return normed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else normed
 
 
 class SwiGLU(nn.Module):

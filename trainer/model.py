@@ -1,17 +1,20 @@
 """The any-to-any model: an encoder over the visible tokens of all modalities, a decoder that predicts the hidden ones.
 
-The architecture of 4M-21. Differences: all sequence modalities share one text table and one output head; learned
-position vectors (of vectors) are sin-cos too. Only picked tokens are embedded: arrays have the static shapes of the
-budgets, whatever the number of modalities.
+The architecture of 4M-21. What differs by default, and is as published where a stream says so: all sequence modalities
+share one text table and one output head, and the positions of vectors are sin-cos too. Only picked tokens are embedded:
+arrays have the static shapes of the budgets, whatever the number of modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.blocks import Cache, DecoderBlock, EncoderBlock, Norm, sincos_1d, sincos_2d
 from trainer.streams import Stream, tables
@@ -44,6 +47,7 @@ class Model(nn.Module):
     position_start: Tensor
     causal: Tensor
     table_start: Tensor
+    recompute = False  # activations of the blocks are recomputed in the backward pass, not kept
 
     def __init__(self, streams: Sequence[Stream], size: Size, tied: bool = False) -> None:
         super().__init__()
@@ -53,56 +57,95 @@ class Model(nn.Module):
         self.table = nn.Embedding(sum(self.vocab.values()), dim)  # all tables in one: one lookup embeds any mix
         self.modality = nn.Embedding(len(streams), dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))
+        learned = [s for s in self.streams if s.learned]
+        self.learned_in, self.learned_out = (
+            nn.ParameterDict({s.name: nn.Parameter(torch.zeros(s.positions, dim)) for s in learned}) for _ in range(2)
+        )
+        self.inputs = nn.ModuleDict(
+            {s.name: nn.Linear(s.width, dim, bias=s.kind == "embedding") for s in self.streams if s.values}
+        )
         self.encoder = nn.ModuleList(EncoderBlock(dim, size.heads) for _ in range(size.encoder))
         self.encoder_norm, self.context_proj = Norm(dim), nn.Linear(dim, dim)
         self.decoder = nn.ModuleList(DecoderBlock(dim, size.heads) for _ in range(size.decoder))
         self.decoder_norm = Norm(dim)
         heads = {} if tied else {name: nn.Linear(dim, vocab, bias=False) for name, vocab in self.vocab.items()}
         self.heads = nn.ModuleDict(heads)
-        self._fixed_tables()
+        self.table_of = [-1 if s.values else self.names.index(s.table) for s in self.streams]
+        for name, value in self.fixed_tables().items():
+            self.register_buffer(name, value, persistent=False)
         self.apply(_init)
-        nn.init.normal_(self.mask_token, std=0.02)
+        for parameter in (self.mask_token, *self.learned_in.values(), *self.learned_out.values()):
+            nn.init.normal_(parameter, std=0.02)
 
-    def _fixed_tables(self) -> None:
-        """Positions of all streams in one table, where each begins, and which streams are causal. Recomputed, never
-        saved.
+    def fixed_tables(self) -> dict[str, Tensor]:
+        """Positions of all streams in one table, where each begins in it, which streams are causal, and where the
+        tokens of each begin in the table. Recomputed, never saved.
         """
         made = [
             sincos_2d(*s.grid, self.size.dim) if s.grid else sincos_1d(s.positions, self.size.dim) for s in self.streams
         ]
-        starts = torch.tensor([0, *(len(table) for table in made)]).cumsum(0)[:-1]
-        self.register_buffer("positions", torch.cat(made), persistent=False)
-        self.register_buffer("position_start", starts, persistent=False)
-        self.register_buffer("causal", torch.tensor([s.kind == "sequence" for s in self.streams]), persistent=False)
-        self.table_of = [self.names.index(s.table) for s in self.streams]
-        first = torch.tensor([0, *self.vocab.values()]).cumsum(0)[:-1]
-        self.register_buffer("table_start", first[self.table_of], persistent=False)
+        first = [0, 0, *accumulate(self.vocab.values())]  # value streams, table -1, begin at 0
+        return {
+            "positions": torch.cat(made),
+            "position_start": torch.tensor([0, *(len(table) for table in made)]).cumsum(0)[:-1],
+            "causal": torch.tensor([s.kind == "sequence" for s in self.streams]),
+            "table_start": torch.tensor([first[table + 1] for table in self.table_of]),
+        }
 
     def trunk_parameters(self) -> int:
         """Parameters of the two stacks of blocks, the figure publications give."""
         return sum(p.numel() for stack in (self.encoder, self.decoder) for p in stack.parameters())
 
-    def place(self, stream: Tensor, position: Tensor) -> Tensor:
-        """Position vector + modality vector: (B, T, d)."""
-        return self.positions[self.position_start[stream] + position] + self.modality(stream)
+    def place(self, stream: Tensor, position: Tensor, learned: nn.ParameterDict | None = None) -> Tensor:
+        """Position vector + modality vector: (B, T, d). learned: the learned positions of the side (the decoder's)."""
+        place = self.positions[self.position_start[stream] + position]
+        for name, table in (self.learned_out if learned is None else learned).items():
+            mine = stream == next(i for i, s in enumerate(self.streams) if s.name == name)
+            place = torch.where(mine[..., None], table[torch.where(mine, position, 0)], place)
+        return place + self.modality(stream)
 
     def embed(self, ids: Tensor, stream: Tensor, real: Tensor) -> Tensor:
         """Rows of the tables for tokens (B, T); zero where not `real`. One lookup for all streams."""
         return self.table(ids + self.table_start[stream]) * real[..., None]
 
+    def embed_values(
+        self, x: Tensor, ids: Tensor, stream: Tensor, real: Tensor, values: Mapping[str, Tensor]
+    ) -> Tensor:
+        """x with the tokens of value streams replaced: token id i stands for row i of values[name] (B, L, width)."""
+        for index, s in enumerate(self.streams):
+            if s.values and s.name in values:
+                mine = (stream == index) & real
+                rows = torch.where(mine, ids, 0)[..., None].expand(-1, -1, s.width)
+                x = torch.where(mine[..., None], self.inputs[s.name](values[s.name].gather(1, rows)), x)
+        return x
+
     def encode(
-        self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Context (B, n_in, d) for the decoder, and the mask of who may be looked at (None: everyone)."""
-        place = self.place(in_stream, in_pos) * in_mask[..., None]
-        x = self.embed(in_ids, in_stream, in_mask) + place
+        self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor, *,
+        values: Mapping[str, Tensor] | None = None, full: bool | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Context (B, n_in, d) for the decoder, and the mask of who may be looked at (None: everyone).
+
+        values: (B, L, width) of each value stream. full: whether every token is real; None looks, which makes a GPU
+        wait.
+        """
+        place = self.place(in_stream, in_pos, self.learned_in) * in_mask[..., None]
+        x = self.embed(in_ids, in_stream, in_mask)
+        if values:
+            x = self.embed_values(x, in_ids, in_stream, in_mask, values)
+        x = x + place
         mask = None
-        if not bool(in_mask.all()):
+        if not (bool(in_mask.all()) if full is None else full):
             # A sample that shows nothing looks at its padding: zeros stay zeros through every block, and say nothing.
             mask = (in_mask | ~in_mask.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.encoder:
-            x = block(x, mask)
+            x = self._run(block, x, mask)
         return self.context_proj(self.encoder_norm(x)) + place, mask
+
+    def _run(self, block: nn.Module, *given: Any) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(block, *given, use_reentrant=False)
+            return kept
+        return block(*given)
 
     def decode(
         self, dec_ids: Tensor, out_stream: Tensor, out_pos: Tensor, out_mask: Tensor,
@@ -115,7 +158,7 @@ class Model(nn.Module):
         before = out_pos[:, None, :] <= out_pos[:, :, None]
         mask = (same & (before | ~(self.causal[out_stream] & out_mask)[:, :, None]))[:, None]
         for block in self.decoder:
-            x = block(x, mask, context, context_mask)
+            x = self._run(block, x, mask, context, context_mask)
         return self.decoder_norm(x)
 
     def query(self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor) -> Tensor:
@@ -141,7 +184,13 @@ class Model(nn.Module):
         """Scores (..., vocab) of the tokens of one table."""
         if self.heads:
             return self.heads[table](hidden)
-        return nn.functional.linear(hidden, self.table.weight.split(list(self.vocab.values()))[self.names.index(table)])
+        return nn.functional.linear(hidden, self.head_weights()[table])
+
+    def head_weights(self) -> dict[str, Tensor]:
+        """The matrix (vocab, d) of each output head."""
+        if self.heads:
+            return {name: head.weight for name, head in self.heads.items()}  # type: ignore[misc]
+        return dict(zip(self.names, self.table.weight.split(list(self.vocab.values())), strict=True))
 
 
 def _init(module: nn.Module) -> None:

@@ -27,27 +27,44 @@ class Stream:
     vocabulary). vocab: token ids are 0..vocab-1. length: tokens of a sample; for sequences the most it can have,
     without [SOS] and [EOS]. grid: (rows, columns), rows * columns = length, images only. pairs: a sequence of (field,
     value) pairs in any order, masked pair by pair and never split (metadata).
+
+    Two kinds are shown and never predicted, and have vectors in place of tokens: "patches" (raw pixels on a grid) and
+    "embedding" (vectors of a text encoder, one after another). width: numbers in such a vector; their vocab is 0.
+
+    own_table: a sequence with a table and head of its own (as published), not the one all sequences share. learned:
+    learned positions, one set for each side of the model, in place of sin-cos.
     """
 
     name: str
-    kind: Literal["image", "vector", "sequence"]
+    kind: Literal["image", "vector", "sequence", "patches", "embedding"]
     vocab: int
     length: int
     grid: tuple[int, int] | None = None
     pairs: bool = False
+    width: int = 0
+    own_table: bool = False
+    learned: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind == "image" and (self.grid is None or self.grid[0] * self.grid[1] != self.length):
+        on_grid = self.kind in ("image", "patches")
+        if on_grid and (self.grid is None or self.grid[0] * self.grid[1] != self.length):
             raise ValueError(f"stream {self.name}: grid {self.grid} does not hold its {self.length} tokens")
         if self.kind == "sequence" and self.vocab <= SENTINEL + SENTINELS:
             raise ValueError(f"stream {self.name}: text vocabulary of {self.vocab} has no room for the special tokens")
-        if not 1 < self.vocab <= 65536 or self.length < 1:
-            raise ValueError(f"stream {self.name}: vocab {self.vocab} or length {self.length} out of range")
+        if self.length < 1 or not (self.vocab == 0 and self.width > 0 if self.values else 1 < self.vocab <= 65536):
+            raise ValueError(
+                f"stream {self.name}: vocab {self.vocab}, width {self.width} or length {self.length} out of range"
+            )
+
+    @property
+    def values(self) -> bool:
+        """Whether it holds vectors, is only ever shown, and has no tokens."""
+        return self.kind in ("patches", "embedding")
 
     @property
     def table(self) -> str:
         """The embedding table and output head it uses: one for all sequences, its own otherwise."""
-        return TEXT if self.kind == "sequence" else self.name
+        return TEXT if self.kind == "sequence" and not self.own_table else self.name
 
     @property
     def positions(self) -> int:
@@ -70,6 +87,8 @@ def tables(streams: Sequence[Stream]) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for stream in streams:
+        if stream.values:
+            continue
         if sizes.setdefault(stream.table, stream.vocab) != stream.vocab:
             raise ValueError(
                 f"stream {stream.name} has a text vocabulary of {stream.vocab}, others {sizes[TEXT]}; "

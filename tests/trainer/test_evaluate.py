@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,9 +68,9 @@ def test_from_rgb_means_that_nothing_else_is_seen(corpus: Corpus, monkeypatch: p
     seen: list[set[str]] = []
     encode = model.encode
 
-    def watched(ids: torch.Tensor, stream: torch.Tensor, pos: torch.Tensor, mask: torch.Tensor) -> object:
+    def watched(ids: torch.Tensor, stream: torch.Tensor, pos: torch.Tensor, mask: torch.Tensor, **rest: Any) -> object:
         seen.append({STREAMS[s].name for s in stream[mask].tolist()})
-        return encode(ids, stream, pos, mask)
+        return encode(ids, stream, pos, mask, **rest)
 
     monkeypatch.setattr(model, "encode", watched)
     losses(model, corpus)
