@@ -2,24 +2,33 @@
 
 Labels made on the whole image (maps, boxes, keypoints) are cut by the view; network features are computed on the view
 itself, by running their labeler on the cut pixels, once for all the modalities it makes.
+
+Everything is read row by row, in the order of the shard, so that what is in memory does not grow with the shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
+from pipeline.batches import Batches
 from pipeline.dataset import Dataset
+from pipeline.errors import DamageError, Incomplete
+from pipeline.shards import read_labels
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.views import View, cut_edges, cut_image, cut_map, cut_normals, cut_values, view_of
 
 Cut = Any  # what a tokenizer encodes: an array, or for sequences (label, View, id, view number)
-VIEW_BATCH = 32
+Row = list[Cut] | Null  # one entry a view
+VIEW_BATCH = 32  # views a call of a labeler
+T = TypeVar("T")
 
 
 def cut_content(content: str, label: Label, view: View, size: int) -> NDArray[Any]:
@@ -35,11 +44,20 @@ def cut_content(content: str, label: Label, view: View, size: int) -> NDArray[An
     return cut_map(label, view, size)
 
 
-class ShardViews:
-    """One shard under views number `numbers` of a seed; decodes and reads each thing at most once.
+@dataclass(frozen=True)
+class Place:
+    """One row of a shard. number: its place there. views: one for each of the numbers asked for."""
 
-    rows: positions in the shard to look at (all where None). Results are one list a row, with one entry a view, or a
-    Null for the row.
+    number: int
+    id: str
+    views: tuple[View, ...]
+
+
+class ShardViews:
+    """One shard under views number `numbers` of a seed.
+
+    rows: positions in the shard to look at (all where None). Results are one list a row, with one entry a
+    view, or a Null for the row.
     """
 
     def __init__(
@@ -48,67 +66,134 @@ class ShardViews:
         self.ds, self.k, self.numbers, self.seed = ds, k, list(numbers), seed
         index = ds.index(k)
         self.rows = list(range(len(index))) if rows is None else list(rows)
-        self.ids = [index[i].id for i in self.rows]
-        self.views = [
-            [view_of(index[i].id, seed, v, index[i].width, index[i].height) for v in self.numbers] for i in self.rows
-        ]
+        self.places = [
+            Place(i, index[i].id, tuple(view_of(index[i].id, seed, v, index[i].width, index[i].height) for v in numbers))
+            for i in self.rows
+        ]  # fmt: skip
+        self.ids = [place.id for place in self.places]
+        self.views = [list(place.views) for place in self.places]
         self._samples: list[Sample | Null] | None = None
+
+    # -- whole shards at once: for a few rows, or small labels
 
     def samples(self) -> list[Sample | Null]:
         """The decoded samples; a Null for one that was removed."""
         if self._samples is None:
-            everything = self.ds.samples(self.k)
-            self._samples = [everything[i] for i in self.rows]
+            self._samples = list(self._stream_samples())
         return self._samples
 
     def labels(self, modality: Modality, recipe: str) -> list[Label | Null]:
-        everything = self.ds.labels(modality, self.k, recipe)
-        return [everything[i] for i in self.rows]
+        return list(self._stream_labels(modality, recipe))
 
-    def cut(self, spec: TokenSpec, recipe: str) -> list[list[Cut] | Null]:
+    def cut(self, spec: TokenSpec, recipe: str) -> list[Row]:
         """The inputs of one tokenizer whose modality is stored."""
-        modality = all_modalities().get(spec.modality)
-        if spec.modality == "rgb":
-            return [
-                s if isinstance(s, Null) else [cut_image(s.image, v, spec.size) for v in views]
-                for s, views in zip(self.samples(), self.views, strict=True)
-            ]
-        assert modality is not None, spec.modality
-        found: list[list[Cut] | Null] = []
-        for row, (label, views) in enumerate(zip(self.labels(modality, recipe), self.views, strict=True)):
-            if isinstance(label, Null):
-                found.append(label)
-            else:
-                found.append(
-                    [
-                        self._cut(spec, modality, label, row, v, view)
-                        for v, view in zip(self.numbers, views, strict=True)
-                    ]
-                )
-        return found
+        return list(self.stream(spec, recipe))
 
-    def _cut(self, spec: TokenSpec, modality: Modality, label: Label, row: int, number: int, view: View) -> Cut:
-        if spec.kind == "sequence":
-            return label, view, self.ids[row], number
-        if spec.kind == "vit_vq":
-            return cut_content(spec.content, label, view, spec.size)
-        return label  # a vector of the whole image
-
-    def on_view(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> dict[str, list[list[Cut] | Null]]:
+    def on_view(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> dict[str, list[Row]]:
         """The inputs of tokenizers whose modalities one labeler computes on the view, by token modality."""
-        size = specs[0].size
-        cut = [
-            Sample(s.id, cut_image(s.image, view, size), s.sidecars)
-            for s, views in zip(self.samples(), self.views, strict=True) if not isinstance(s, Null) for view in views
-        ]  # fmt: skip
-        labels: list[Mapping[str, Label | Null]] = []
-        for i in range(0, len(cut), VIEW_BATCH):
-            labels += labeler.label(cut[i : i + VIEW_BATCH])
-        found: dict[str, list[list[Cut] | Null]] = {}
-        for spec in specs:
-            values = iter([label[spec.modality] for label in labels])
-            rows = [s if isinstance(s, Null) else [next(values) for _ in self.numbers] for s in self.samples()]
+        runs = OnView(labeler, specs)
+        cut = [runs.cut(place, sample) for place, sample in zip(self.places, self.samples(), strict=True)]
+        found = runs.label(cut)
+        runs.close()
+        return found
+
+    # -- row by row
+
+    def stream(self, spec: TokenSpec, recipe: str) -> Iterator[Row]:
+        """`cut`, one row at a time."""
+        if spec.modality == "rgb":
+            for place, sample in zip(self.places, self._stream_samples(), strict=True):
+                if isinstance(sample, Null):
+                    yield sample
+                else:
+                    yield [cut_image(sample.image, view, spec.size) for view in place.views]
+            return
+        modality = all_modalities()[spec.modality]
+        for place, label in zip(self.places, self._stream_labels(modality, recipe), strict=True):
+            yield label if isinstance(label, Null) else self._cut(spec, label, place)
+
+    def stream_pixels(self, runs: OnView) -> Iterator[list[Sample] | Null]:
+        """What a labeler is to look at, one row at a time."""
+        for place, sample in zip(self.places, self._stream_samples(), strict=True):
+            yield runs.cut(place, sample)
+
+    def _cut(self, spec: TokenSpec, label: Label, place: Place) -> list[Cut]:
+        if spec.kind == "sequence":
+            return [(label, view, place.id, number) for number, view in zip(self.numbers, place.views, strict=True)]
+        if spec.kind == "vit_vq":
+            return [cut_content(spec.content, label, view, spec.size) for view in place.views]
+        return [label] * len(place.views)  # a vector of the whole image
+
+    def _stream_samples(self) -> Iterator[Sample | Null]:
+        if self._samples is not None:
+            yield from self._samples
+            return
+        yield from self._chosen(self.ds.samples(self.k))
+
+    def _stream_labels(self, modality: Modality, recipe: str) -> Iterator[Label | Null]:
+        path, _ = self.ds.open_shard(modality.name, recipe, self.k)
+        ids = self.ds.ids(self.k)
+        for i, (key, label) in self._chosen(enumerate(read_labels(path, modality))):
+            if key != ids[i]:
+                raise DamageError(f"{path}: row {i} is {key}, not {ids[i]} as in the index. Run `manymodal verify`.")
+            yield label
+
+    def _chosen(self, everything: Iterable[T]) -> Iterator[T]:
+        """Those of `rows`, in their order."""
+        wanted = set(self.rows)
+        found = ((i, item) for i, item in enumerate(everything) if i in wanted)
+        if self.rows == sorted(self.rows):
+            return (item for _, item in found)
+        by_row = dict(found)
+        return (by_row[i] for i in self.rows)
+
+
+class OnView:
+    """A labeler run on views, for the tokenizers of the modalities it makes; a bad view costs its row and no other."""
+
+    def __init__(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> None:
+        self.labeler, self.specs = labeler, list(specs)
+        self._tried = self._failed = 0
+        self._why = ""
+
+    def cut(self, place: Place, sample: Sample | Null) -> list[Sample] | Null:
+        """The views of a sample as samples of their own."""
+        if isinstance(sample, Null):
+            return sample
+        size = self.specs[0].size
+        return [
+            Sample(f"{sample.id}:{n}", cut_image(sample.image, view, size), sample.sidecars)
+            for n, view in enumerate(place.views)
+        ]
+
+    def label(self, rows: Sequence[list[Sample] | Null]) -> dict[str, list[Row]]:
+        """The labels of the views of some rows, by token modality; a row of which one view has none is that Null."""
+        flat = [view for row in rows if not isinstance(row, Null) for view in row]
+        made: Sequence[Mapping[str, Label | Null]] = []
+        if flat:
+            self._tried += 1
+            try:
+                made = Batches(self.labeler, VIEW_BATCH).label(flat)
+            except Incomplete as error:  # on these; other rows may be better
+                self._failed, self._why = self._failed + 1, str(error)
+                lost = {m.name: Null(f"labeler failed on every view: {error}") for m in self.labeler.produces}
+                made = [lost] * len(flat)
+        found: dict[str, list[Row]] = {}
+        for spec in self.specs:
+            values = iter([label[spec.modality] for label in made])
+            cut: list[Row] = [row if isinstance(row, Null) else [next(values) for _ in row] for row in rows]
             found[spec.name] = [
-                row if isinstance(row, Null) else next((v for v in row if isinstance(v, Null)), row) for row in rows
+                row if isinstance(row, Null) else next((v for v in row if isinstance(v, Null)), row) for row in cut
             ]
         return found
+
+    def close(self) -> None:
+        """Incomplete where the labeler failed on everything: then it is broken, not the views."""
+        if self._tried and self._failed == self._tried:
+            raise Incomplete(self._why)
+
+
+def chunks(rows: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size`, the last one shorter."""
+    while chunk := list(islice(rows, size)):
+        yield chunk

@@ -17,6 +17,7 @@ import numpy as np
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Null
 from labelers.core.registry import all_modalities, get_labeler
+from pipeline.batches import one_line
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -26,12 +27,15 @@ from pipeline.recipes import Target
 from pipeline.records import Commit, recipe_id, shard_name
 from pipeline.run import Progress, Report, bring_up_to_date
 from pipeline.shard_task import look, replace
-from tokenize_shards.inputs import Cut, ShardViews
+from tokenize_shards.ahead import ahead
+from tokenize_shards.inputs import Cut, OnView, ShardViews, chunks
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec, configure, specs
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
+GPU_SHARE = 0.5  # of a worker that encodes stored labels
+CHUNK = 64  # views that are read, labelled and encoded at a time
 
 
 @dataclass(frozen=True)
@@ -212,39 +216,62 @@ def tokenize_shard(
     commits = dict(due.current)
     todo = [spec for spec in target.specs if (spec.name, target.recipes[spec.name]) in due.outputs]
     if todo:
-        shard = ShardViews(ds, k, range(target.views), target.seed)
-        if labeler is not None:
-            inputs = shard.on_view(labeler, todo)
-        else:
-            inputs = {spec.name: shard.cut(spec, target.reads[0][1]) for spec in todo}
+        rows = encode_shard(ds, target, {spec.name: tokenizers[spec.name] for spec in todo}, labeler, k)
         for spec in todo:
             recipe = target.recipes[spec.name]
-            rows = encode_rows(tokenizers[spec.name], inputs[spec.name])
-            draft = Commit(
-                spec.name,
-                recipe,
-                k,
-                shard_name(k, "arrow"),
-                0,
-                0,
-                "",
-                attempt=attempt,
-                seconds=round(time.monotonic() - start, 3),
-            )
+            spent = round(time.monotonic() - start, 3)
+            draft = Commit(spec.name, recipe, k, shard_name(k, "arrow"), 0, 0, "", attempt=attempt, seconds=spent)
             meta = TokenMeta(spec.name, target.views, spec.tokens, tokenizers[spec.name].vocab, recipe, due.inputs)
-            write = partial(write_tokens, meta=meta, ids=shard.ids, rows=rows)
+            write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows[spec.name])
             commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens, inputs=due.inputs)
     return tuple(commits[ref] for ref in target.step().outputs)
 
 
+def encode_shard(
+    ds: Dataset, target: TokenTarget, tokenizers: Mapping[str, Tokenizer], labeler: Labeler | None, k: int
+) -> dict[str, list[Row]]:
+    """The rows of tokens of shard k, by token modality. A thread reads, decodes and cuts what comes next while this one
+    computes; CHUNK views at a time, so that neither images nor feature maps of a whole shard are ever in memory.
+    """
+    specs = [spec for spec in target.specs if spec.name in tokenizers]
+    shard = ShardViews(ds, k, range(target.views), target.seed)
+    size = max(1, CHUNK // target.views)
+    found: dict[str, list[Row]] = {spec.name: [] for spec in specs}
+    if labeler is None:
+        for spec in specs:
+            for cut in ahead(chunks(shard.stream(spec, target.reads[0][1]), size)):
+                found[spec.name] += encode_rows(tokenizers[spec.name], cut)
+        return found
+    runs = OnView(labeler, specs)
+    for views in ahead(chunks(shard.stream_pixels(runs), size)):
+        for name, rows in runs.label(views).items():
+            found[name] += encode_rows(tokenizers[name], rows)
+    runs.close()
+    return found
+
+
 def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> list[Row]:
-    """The tokens of each row's views, in order; a Null row stays the Null it is."""
+    """The tokens of each row's views, in order; a Null row stays the Null it is. A row the tokenizer refuses becomes a
+    Null; where it refuses several and there is nothing else, it is the tokenizer that is wrong, and its error is raised.
+    """
     flat = [cut for row in rows if not isinstance(row, Null) for cut in row]
     if not flat:
         return [row for row in rows if isinstance(row, Null)]
-    batch = np.stack(flat) if isinstance(flat[0], np.ndarray) else flat
-    tokens = iter(tokenizer.encode(batch))
-    return [row if isinstance(row, Null) else [next(tokens) for _ in row] for row in rows]
+    try:
+        tokens = iter(_encode(tokenizer, flat))
+        return [row if isinstance(row, Null) else [next(tokens) for _ in row] for row in rows]
+    except ValueError as error:
+        real = [i for i, row in enumerate(rows) if not isinstance(row, Null)]
+        if len(real) == 1:
+            return [row if isinstance(row, Null) else Null(f"tokenizer failed: {one_line(error)}") for row in rows]
+        alone = [encode_rows(tokenizer, [row])[0] for row in rows]
+        if all(isinstance(alone[i], Null) for i in real):
+            raise
+        return alone
+
+
+def _encode(tokenizer: Tokenizer, flat: Sequence[Cut]) -> Any:
+    return tokenizer.encode(np.stack(flat) if isinstance(flat[0], np.ndarray) else flat)
 
 
 def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:
@@ -259,5 +286,8 @@ def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Pr
 
 
 def _pool(config: Config, target: TokenTarget) -> Pool:
-    resources = get_labeler(target.labeler.labeler).resources if target.labeler else None
-    return Pool(MakeTokenWorker(config.root, target), 1.0, resources.gpu if resources else 0.0)
+    """Workers of a target: a labeler's GPU share, or a part of one for a network of our own (used where there is one)."""
+    if target.labeler is not None:
+        return Pool(MakeTokenWorker(config.root, target), 1.0, get_labeler(target.labeler.labeler).resources.gpu)
+    network = any(spec.kind == "vit_vq" for spec in target.specs)
+    return Pool(MakeTokenWorker(config.root, target), 1.0, GPU_SHARE if network else 0.0)
