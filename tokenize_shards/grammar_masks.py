@@ -9,7 +9,7 @@ rather than the largest one a dozen times.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,12 +82,12 @@ def _box_of(mask: Masks) -> NDArray[np.float32] | None:
 
 @dataclass(frozen=True)
 class Written:
-    """What a sequence will say: for each point (y, x in 0..1) the numbers of the instances it shows. masks: those that
-    are needed, by number.
+    """What a sequence will say: for each point (y, x in 0..1) the numbers of the instances it shows. boxes: of those
+    that are shown, by number, in the order of the numbers.
     """
 
     points: tuple[tuple[float, float, tuple[int, ...]], ...]
-    masks: tuple[int, ...]
+    boxes: Mapping[int, NDArray[np.float32]]
 
 
 def choose(cut: Sequence[Cut], limit: int, key: tuple[object, ...]) -> Written:
@@ -108,7 +108,7 @@ def choose(cut: Sequence[Cut], limit: int, key: tuple[object, ...]) -> Written:
         points.append((y, x, shown))
         written |= set(shown)
         empty |= not shown
-    return Written(tuple(points), tuple(sorted(written)))
+    return Written(tuple(points), {i: cut[i].box for i in sorted(written)})
 
 
 def _order(key: tuple[object, ...]) -> list[int]:
@@ -117,11 +117,11 @@ def _order(key: tuple[object, ...]) -> list[int]:
     return [int(cell) for cell in np.argsort(np.frombuffer(digest, "<u4"), kind="stable")]
 
 
-def write_instances(cut: Sequence[Cut], plan: Written, codes: Codes, words: WordPiece) -> list[int]:
-    """Ids of a plan. codes: (n, 16), of plan.masks."""
+def write_instances(plan: Written, codes: Codes, words: WordPiece) -> list[int]:
+    """Ids of a plan. codes: (n, 16), of plan.boxes."""
     polygons = {
-        i: [words.keyword("polygon"), *write_box(cut[i].box), *write_codes(row)]
-        for i, row in zip(plan.masks, codes, strict=True)
+        i: [words.keyword("polygon"), *write_box(box), *write_codes(row)]
+        for (i, box), row in zip(plan.boxes.items(), codes, strict=True)
     }
     ids: list[int] = []
     for y, x, shown in plan.points:

@@ -84,18 +84,14 @@ class SequenceTokenizer(Tokenizer):
         ]
 
     def _instances(self, batch: Sequence[Input]) -> list[list[int]]:
-        cut = [grammar_masks.cut_instances(label, view) for label, view, _, _ in batch]
-        plans = [
-            grammar_masks.choose(masks, self.limit, (sample, self.seed, number))
-            for masks, (_, _, sample, number) in zip(cut, batch, strict=True)
-        ]
-        side = self._mask_side()
-        cropped = [masks[i].cropped(side) for masks, plan in zip(cut, plans, strict=True) for i in plan.masks]
-        codes = self._codes(cropped, [len(plan.masks) for plan in plans])
-        return [
-            grammar_masks.write_instances(masks, plan, rows, self.words)
-            for masks, plan, rows in zip(cut, plans, codes, strict=True)
-        ]
+        side, plans, cropped = self._mask_side(), [], []
+        for label, view, sample, number in batch:  # one view's masks at a time are unpacked
+            cut = grammar_masks.cut_instances(label, view)
+            plan = grammar_masks.choose(cut, self.limit, (sample, self.seed, number))
+            plans.append(plan)
+            cropped += [cut[i].cropped(side) for i in plan.boxes]
+        codes = self._codes(cropped, [len(plan.boxes) for plan in plans])
+        return [grammar_masks.write_instances(plan, rows, self.words) for plan, rows in zip(plans, codes, strict=True)]
 
     def _mask_side(self) -> int:
         assert self.codec is not None

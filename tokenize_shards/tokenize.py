@@ -105,17 +105,24 @@ def owners(ds: Dataset, config: Config, wanted: Sequence[TokenSpec]) -> list[Tok
     return [spec for spec in table.values() if spec.name in found]
 
 
-def grouped(ds: Dataset, wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
-    """Specs by what they look at: the current labeler of a network feature, run on views of one size, or a stored modality
-    each; by a name for the group.
+def on_view(ds: Dataset, spec: TokenSpec) -> str:
+    """The labeler that computes a row's modality on the view, as the manifest's recipe names it; '' where labels are
+    stored.
     """
-    known = all_modalities()
+    modality = all_modalities().get(spec.modality)
+    if modality is None or not modality.on_view:
+        return ""
+    return str(ds.recipe(ds.current(spec.modality))["labeler"])
+
+
+def grouped(ds: Dataset, wanted: Sequence[TokenSpec]) -> dict[str, list[TokenSpec]]:
+    """Specs by what they look at: a labeler run on views of one size, or a stored modality each; by a name for the
+    group.
+    """
     groups: dict[tuple[str, int], list[TokenSpec]] = {}
     for spec in wanted:
-        modality = known.get(spec.modality)
-        on_view = modality is not None and modality.on_view
-        maker = str(ds.recipe(ds.current(spec.modality))["labeler"]) if on_view else spec.name
-        groups.setdefault((maker, spec.size if on_view else -1), []).append(spec)
+        labeler = on_view(ds, spec)
+        groups.setdefault((labeler, spec.size) if labeler else (spec.name, -1), []).append(spec)
     return {"+".join(spec.name for spec in members): members for members in groups.values()}
 
 
@@ -123,13 +130,12 @@ def view_labeler(ds: Dataset, members: Sequence[TokenSpec]) -> Target | None:
     """The labeler, as the manifest's recipe has it, that computes these modalities on the view; None where they are
     stored.
     """
-    modality = all_modalities().get(members[0].modality)
-    if modality is None or not modality.on_view:
+    name = on_view(ds, members[0])
+    if not name:
         return None
-    recipe = ds.recipe(ds.current(modality.name))
+    recipe = ds.recipe(ds.current(members[0].modality))
     files = {slot: weight["sha256"] for slot, weight in recipe["weights"].items()}
-    batch = get_labeler(recipe["labeler"]).resources.batch
-    return Target(recipe["labeler"], recipe["params"], files, (), (), batch)
+    return Target(name, recipe["params"], files, (), (), get_labeler(name).resources.batch)
 
 
 def token_recipes(
@@ -137,16 +143,15 @@ def token_recipes(
 ) -> list[dict[str, Any]]:
     """The recipes of one group, reading the recipes `current` names. ConfigError where a tokenizer is not fitted."""
     manifest = ds.manifest()
-    modality = all_modalities().get(members[0].modality)
-    on_view = modality is not None and modality.on_view
-    read = "rgb" if on_view else members[0].modality
+    computes = bool(on_view(ds, members[0]))
+    read = "rgb" if computes else members[0].modality
     recipes = []
     for spec in members:
         sha256 = manifest.tokenizers.get(spec.owner)
         if sha256 is None:
             of = f", which uses the one of {spec.owner}" if spec.shares else ""
             raise ConfigError(f"{spec.name}{of}: no tokenizer is fitted. Run `manymodal fit` first.")
-        computed = {spec.modality: current[spec.modality]} if on_view else {}
+        computed = {spec.modality: current[spec.modality]} if computes else {}
         params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
         recipes.append(
             {
