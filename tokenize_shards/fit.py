@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from labelers.core.modality import Null
-from labelers.core.registry import all_modalities
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.records import canonical_json, file_sha256
@@ -24,6 +23,8 @@ from tokenize_shards.inputs import Cut, ShardViews
 from tokenize_shards.kinds import make_mask_codec, make_pose_codec, make_tokenizer
 from tokenize_shards.sequence import CODECS, SequenceTokenizer, codec_items
 from tokenize_shards.table import TokenSpec
+from tokenize_shards.text import NAME as TEXT
+from tokenize_shards.text import fit_text, vocabulary
 from tokenize_shards.tokenize import grouped, owners, view_labeler, wanted_specs
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
 from tokenize_shards.wordpiece import WordPiece
@@ -84,20 +85,28 @@ def fit_all(
 ) -> dict[str, dict[str, Any]]:
     """Fit the wanted tokenizers that the manifest lacks (all of them with `again`); token modality -> report.
 
-    A tokenizer whose modality has nothing to learn from is left out, with a note in its report, unless it was asked
-    for.
+    "text" in `only` is the text vocabulary. A tokenizer whose modality has nothing to learn from is left out, with a
+    note in its report, unless it was asked for.
     """
+    reports: dict[str, dict[str, Any]] = {}
+    if TEXT in only:
+        if again or TEXT not in ds.manifest().tokenizers:
+            progress(TEXT, 0, 100, "reading")
+            reports[TEXT] = fit_text(ds, config)[1]
+            progress(TEXT, 100, 100, "")
+        only = [name for name in only if name != TEXT]
+        if not only:
+            return reports
     have = {} if again else ds.manifest().tokenizers
     wanted = [spec for spec in owners(ds, config, wanted_specs(ds, config, only)) if spec.name not in have]
     gatherer = Gatherer(ds, config)
     words: WordPiece | None = None
-    reports: dict[str, dict[str, Any]] = {}
     for members in grouped(ds, wanted).values():
         progress(members[0].name, 0, 100, "reading")
         data = gatherer.gather(members)
         for spec in members:
             if spec.kind == "sequence" and words is None:
-                words = text_vocabulary(ds, gatherer)
+                words = vocabulary(ds, config)
             try:
                 tokenizer, report = _fit_one(spec, data[spec.name], words, config, progress)
             except FitError as error:
@@ -156,27 +165,6 @@ def _fit_sequence(
     share = {"seconds": budget["seconds"] / 2} if poses and "seconds" in budget else budget
     report = codec.fit(train, heldout, seed=seed, progress=tick, **share)
     return SequenceTokenizer(spec.modality, limit, words, codec, seed, spec.content), report
-
-
-def text_vocabulary(ds: Dataset, gatherer: Gatherer) -> WordPiece:
-    """The text vocabulary of the data set: the one its tokenizers use already, else fitted on captions that may be
-    learned from.
-    """
-    for sha256 in ds.manifest().tokenizers.values():
-        from tokenize_shards.tokenizer import load_tokenizer, read_file
-
-        path = ds.weights_path(sha256)
-        if read_file(path)[0]["kind"] == "sequence":
-            found = load_tokenizer(path)
-            assert isinstance(found, SequenceTokenizer)
-            return found.words
-    texts: list[str] = []
-    if "caption" in ds.manifest().modalities:
-        modality = all_modalities()["caption"]
-        for k, held in gatherer.held.items():
-            labels = ds.labels(modality, k)
-            texts += [label for label, out in zip(labels, held, strict=True) if not out and not isinstance(label, Null)]
-    return WordPiece.fit(texts)
 
 
 def _keep(ds: Dataset, spec: TokenSpec, tokenizer: Tokenizer, report: FitReport) -> dict[str, Any]:

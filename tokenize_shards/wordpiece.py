@@ -28,6 +28,7 @@ COORDINATE, BINS, AXES = 204, 1000, 4  # id of v0=0, values an axis has, axes
 CLASS = COORDINATE + AXES * BINS  # id of the first COCO class
 KEYWORDS = ("human", "pose", "none", "point", "polygon", "global", "shape", "camera")
 MAX_VOCAB = 30000
+MOST_WORDS = 3_000_000  # that pieces are merged from
 MAX_WORD = 100  # longer words are cut, so that none is [UNK] for its length
 
 # fmt: off
@@ -251,7 +252,13 @@ def _merge(words: Counter[str], base: Sequence[str], vocab_size: int, min_freque
     from tokenizers.pre_tokenizers import WhitespaceSplit
 
     known = set(base)
-    spelled = {w: n for w, n in words.items() if all(p in known for p in (w[0], *(f"##{c}" for c in w[1:])))}
+    # The trainer is given each word as often as it occurs: of a large corpus, in proportion.
+    scale = min(1.0, MOST_WORDS / max(1, sum(words.values())))
+    spelled = {
+        w: max(1, round(n * scale))
+        for w, n in words.items()
+        if all(p in known for p in (w[0], *(f"##{c}" for c in w[1:])))
+    }
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.pre_tokenizer = WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(

@@ -9,7 +9,9 @@ import typer
 
 from pipeline.cli.data import AsJson, Assign, Run, Target, finish, settings
 
-Tokens = Annotated[list[str] | None, typer.Option("--only", help="Only this token modality, e.g. tok_rgb; repeatable.")]
+Tokens = Annotated[
+    list[str] | None, typer.Option("--only", help="Only this token modality (tok_rgb), or pattern; fit: also text.")
+]
 Refit = Annotated[bool, typer.Option("--again", help="Fit anew even where the manifest has a tokenizer.")]
 
 

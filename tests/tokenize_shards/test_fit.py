@@ -88,7 +88,7 @@ def test_shards_without_a_chosen_photo_are_not_read(labelled: Path, monkeypatch:
 def test_fitting_names_every_tokenizer_in_the_manifest(fitted: Path) -> None:
     ds = Dataset.open(str(fitted))
     manifest = ds.manifest()
-    assert sorted(manifest.tokenizers) == sorted(NAMES)
+    assert sorted(manifest.tokenizers) == sorted([*NAMES, "text"])
     for name, sha256 in manifest.tokenizers.items():
         path = ds.weights_path(sha256)
         assert file_sha256(path) == sha256
@@ -121,7 +121,7 @@ def test_the_vocabulary_is_shared_and_knows_no_held_out_caption(fitted: Path) ->
     ds = Dataset.open(str(fitted))
     texts = [load_tokenizer(ds.weights_path(sha)) for name, sha in ds.manifest().tokenizers.items()]
     words = [tokenizer.words for tokenizer in texts if isinstance(tokenizer, SequenceTokenizer)]
-    assert len(words) == 3 and len({w.digest for w in words}) == 1
+    assert len(words) == 4 and len({w.digest for w in words}) == 1
     held = held_ids(ds)
     for k in ds.shards():
         for row, sample in enumerate(ds.ids(k)):
@@ -135,7 +135,8 @@ def test_a_later_sequence_takes_the_vocabulary_there_is(labelled: Path) -> None:
     fit(labelled, "tok_caption")
     ds = Dataset.open(str(labelled))
     fit(labelled, "tok_metadata", holdout=0.0)  # captions of every photo: another vocabulary, were it fitted anew
-    first, second = (load_tokenizer(ds.weights_path(sha)) for sha in ds.manifest().tokenizers.values())
+    made = ds.manifest().tokenizers
+    first, second = (load_tokenizer(ds.weights_path(made[name])) for name in ("tok_caption", "tok_metadata"))
     assert isinstance(first, SequenceTokenizer) and isinstance(second, SequenceTokenizer)
     assert first.words.digest == second.words.digest
 
@@ -161,7 +162,7 @@ def test_a_modality_nobody_has_is_left_out_unless_asked_for(tmp_path: Path) -> N
         assert all(isinstance(found, Null) for found in ds.labels(all_modalities()["caption"], 0))
         config = small_config(root, modalities=["tok_caption", "tok_color_palette"])
         reports = fit_all(ds, config, [], False, lambda name, done, total, note: notes.append((name, note)))
-        assert list(reports) == ["tok_color_palette"] == list(ds.manifest().tokenizers)
+        assert list(reports) == ["tok_color_palette"] and set(ds.manifest().tokenizers) == {"text", "tok_color_palette"}
         assert [name for name, note in notes if note.startswith("left out: tok_caption: no photo")] == ["tok_caption"]
         with pytest.raises(FitError, match="no photo that may be learned from has caption"):
             fit_all(ds, config, ["tok_caption"], False, lambda *_: None)
