@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from labelers.core.labeler import Labeler
 from labelers.core.registry import all_labelers, get_labeler
 from pipeline.errors import ConfigError
+from pipeline.storage import open_storage
 
 CONFIG_NAME = "manymodal.yaml"
 M = TypeVar("M", bound=BaseModel)
@@ -175,19 +176,18 @@ def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
     """The configuration for a command's argument: a YAML file, or a data set's root (with or without a manymodal.yaml
     in it).
 
-    A relative `root` in a file counts from the file's folder. ConfigError for anything that cannot be used.
+    Both may lie at s3://bucket/prefix. A relative `root` in a file counts from the file's folder. ConfigError for
+    anything that cannot be used.
     """
-    path = Path(target)
-    values: dict[str, Any] = {}
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+    folder, _, name = target.rstrip("/").rpartition("/")
+    if name.endswith((".yaml", ".yml")):
+        values = _read_yaml(folder or ("/" if target.startswith("/") else "."), name)
+        if values is None:
             raise ConfigError(f"{target}: no such file. `manymodal init FOLDER` writes a commented one.")
-        values = _read_yaml(path)
         root = str(values.get("root", "."))
-        values["root"] = root if "://" in root else str(path.parent / root)
+        values["root"] = root if "://" in root else _joined(folder, root)
     else:
-        if "://" not in target and (path / CONFIG_NAME).is_file():
-            values = _read_yaml(path / CONFIG_NAME)
+        values = _read_yaml(target, CONFIG_NAME) or {}
         values["root"] = target
     for assignment in assignments:
         _assign(values, assignment)
@@ -203,9 +203,22 @@ def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
     return config
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _joined(folder: str, root: str) -> str:
+    """A root as a file in `folder` names it."""
+    if "://" in folder:
+        return folder if root == "." else f"{folder}/{root.removeprefix('./')}"
+    return str(Path(folder) / root)
+
+
+def _read_yaml(folder: str, name: str) -> dict[str, Any] | None:
+    """What a YAML file in a folder or bucket says; None where there is none."""
+    path = f"{folder}/{name}"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = open_storage(folder).read_bytes(name)
+    except FileNotFoundError:
+        return None
+    try:
+        values = yaml.safe_load(data.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if values is None:

@@ -5,7 +5,7 @@ checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -59,6 +59,10 @@ class Dataset:
             raise ConfigError(f"shard_size: {shard_size} is outside 1..1000000")
         storage = open_storage(root)
         record = {"format": FORMAT, "name": name, "shard_size": shard_size}
+        try:
+            storage.read_bytes("dataset.json")
+        except FileNotFoundError:
+            storage.check()
         storage.put_if_absent("dataset.json", canonical_json(record))
         ds = Dataset.open(root)
         if ds.shard_size != shard_size:
@@ -199,15 +203,19 @@ class Dataset:
         return self.survey(modality, recipe).commits
 
     def _trusted_local(self, key: str, sha256: str) -> Path:
-        path = self.storage.local(key)
+        path = self.storage.local(key, sha256)
         if (key, sha256) not in self._trusted:
-            if file_sha256(path) != sha256:
+            if file_sha256(path) != sha256 and file_sha256(self.storage.local(key, fresh=True)) != sha256:
                 raise DamageError(
                     f"{self.storage.url}/{key}: its bytes do not have the committed sha256. "
                     "Delete it and run `manymodal label`."
                 )
             self._trusted.add((key, sha256))
         return path
+
+    def prefetch(self, commits: Iterable[Commit]) -> None:
+        """Say which shards will be read soon; where reading takes time, they come in the background."""
+        self.storage.prefetch([(data_key(commit), commit.sha256) for commit in commits])
 
     def open_shard(self, modality: str, recipe: str, k: int) -> tuple[Path, Commit]:
         """A committed shard's local file, digest checked, and its commit. DamageError where there is no sound one."""

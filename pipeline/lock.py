@@ -2,7 +2,8 @@
 
 Locks are numbered and never reused: whoever writes the next number holds the lock until it writes `<number>.done`
 beside it. A holder that died is passed over: at once when it ran on this machine and its process is gone, else after
-LEASE_S. Two that pass it over at once write the same number, and one of them wins.
+LEASE_S (a bucket gives its own times, and refuses machines whose clock is off by more than 15 minutes). Two that pass it
+over at once write the same number, and one of them wins.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.errors import Incomplete, StorageError
 from pipeline.records import canonical_json
@@ -21,7 +24,16 @@ from pipeline.storage import Storage
 
 LEASE_S = 3600.0  # a shard is never written for so long
 PATIENCE_S = 2 * LEASE_S  # how long to wait for others before giving up
-_POLL_S = 0.05
+_POLL_S, _LONGEST_POLL_S = 0.05, 2.0
+
+
+def here() -> str:
+    """What a process number means something in: this boot of this machine, and this container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux
+        return socket.gethostname()
 
 
 @contextlib.contextmanager
@@ -41,7 +53,8 @@ def exclusive(storage: Storage, name: str, patience_s: float = PATIENCE_S) -> It
 
 
 def _acquire(storage: Storage, folder: str, deadline: float) -> int:
-    mine = canonical_json({"host": socket.gethostname(), "pid": os.getpid(), "nonce": uuid.uuid4().hex})
+    mine = canonical_json({"host": here(), "pid": os.getpid(), "nonce": uuid.uuid4().hex})
+    poll = _POLL_S
     while True:
         listed = storage.list(folder)
         numbers = [int(key[-14:-5]) for key in listed if key.endswith(".lock")]
@@ -52,7 +65,8 @@ def _acquire(storage: Storage, folder: str, deadline: float) -> int:
             continue
         if time.monotonic() > deadline:
             raise Incomplete(f"{storage.url}/{folder}: another run holds it. Wait for it, or end it, then run again.")
-        time.sleep(_POLL_S)
+        time.sleep(poll * random.uniform(0.5, 1.0))
+        poll = min(_LONGEST_POLL_S, poll * 1.5)
 
 
 def _dead(storage: Storage, key: str) -> bool:
@@ -61,7 +75,7 @@ def _dead(storage: Storage, key: str) -> bool:
         holder = json.loads(storage.read_bytes(key))
     except FileNotFoundError:
         return True
-    if holder["host"] == socket.gethostname():
+    if holder["host"] == here():
         try:
             os.kill(holder["pid"], 0)
         except ProcessLookupError:

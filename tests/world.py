@@ -18,7 +18,7 @@ from pipeline.commits import data_key
 from pipeline.config import Config, LabelerConfig
 from pipeline.dataset import Dataset
 from pipeline.label import label
-from pipeline.records import file_sha256
+from pipeline.records import file_sha256, folder_of
 
 DIM = 8
 
@@ -105,7 +105,7 @@ def register_fakes() -> None:
         all_labelers()[cls.name] = cls
 
 
-def fake_config(root: Path, salt: str = "a", executor: str = "local") -> Config:
+def fake_config(root: Path | str, salt: str = "a", executor: str = "local") -> Config:
     """A configuration with nothing enabled but the fakes."""
     register_fakes()
     settings = {name: LabelerConfig(enabled=False) for name in all_labelers()}
@@ -123,14 +123,23 @@ def fake_photos(folder: Path, n: int) -> Path:
     return folder
 
 
-def snapshot(root: Path) -> dict[str, tuple[str, int]]:
-    """sha256 and time of every file below root."""
+def snapshot(root: Path | str) -> dict[str, tuple[str, float]]:
+    """sha256 (of a bucket: the ETag) and time of every file below root."""
+    if "://" in str(root):
+        import boto3
+
+        bucket, _, prefix = str(root).removeprefix("s3://").partition("/")
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {
+            e["Key"]: (e["ETag"], e["LastModified"].timestamp()) for page in pages for e in page.get("Contents", ())
+        }
+    root = Path(root)
     return {
         str(p.relative_to(root)): (file_sha256(p), p.stat().st_mtime_ns) for p in sorted(root.rglob("*")) if p.is_file()
     }
 
 
-def assert_world(root: Path, ids: Sequence[str], config: Config, salt: str = "a") -> None:
+def assert_world(root: Path | str, ids: Sequence[str], config: Config, salt: str = "a") -> None:
     """The oracle of every fault test.
 
     Committed ids == index ids, each once a modality, same order everywhere; payload == f(id, modality, version); count,
@@ -152,8 +161,11 @@ def assert_world(root: Path, ids: Sequence[str], config: Config, salt: str = "a"
             )
             assert commit.count == len(ds.ids(k))
             assert all(commit.nulls.values()), f"{name} shard {k}: a null without a reason"
-        visible = {p.name for p in (root / data_key(commits[0])).parent.iterdir() if p.is_file()} if commits else set()
-        assert visible == {c.file for c in commits.values()}, f"{name}: files without a commit are visible"
+        folder = folder_of(name, recipe)
+        visible = {key for key in ds.storage.list(folder) if not key.endswith("/")}
+        assert visible == {f"{folder}/{c.file}" for c in commits.values()}, (
+            f"{name}: files without a commit are visible"
+        )
         if name != "rgb":
             _assert_payload(ds, name, salt)
     before = snapshot(root)

@@ -44,10 +44,12 @@ def open_corpus(ds: Dataset, holdout: float, names: Sequence[str] | None = None)
         raise ConfigError(f"{ds.storage.url}: there is no token modality to train on. Run `manymodal tokenize` first.")
     shards: list[dict[str, Column]] = []
     streams: dict[str, Stream] = {}
+    made = {name: ds.commits(name, recipe) for name, recipe in chosen.items()}
     for k in ds.shards():
+        ds.prefetch(made[name][j] for name in chosen for j in (k, k + 1, k + 2) if j in made[name])
         columns = {}
         for name, recipe in chosen.items():
-            if ds.sound_commit(name, recipe, k) is None:
+            if k not in made[name]:
                 raise ConfigError(f"{name}: shard {k} is not tokenized. Run `manymodal tokenize` first.")
             path, _ = ds.open_shard(name, recipe, k)
             shard = open_tokens(path)

@@ -32,7 +32,7 @@ from tokenize_shards.shards import open_tokens
 from trainer.checkpoint import RECORD
 from trainer.predict import Predictor
 from trainer.show_columns import Columns, Photo, view_pixels
-from trainer.train import models_folder, thin
+from trainer.train import model_folder, thin
 
 Progress = Callable[[str, int, int, str], None]
 UNITS = {
@@ -80,7 +80,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _predictor(ds: Dataset, config: Config) -> Predictor | None:
-    folder = models_folder(ds) / str(config.train.get("name", "model"))
+    folder = model_folder(ds, str(config.train.get("name", "model")))
     return Predictor.load(folder) if (folder / RECORD).is_file() else None
 
 

@@ -84,8 +84,14 @@ def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
     return demo() if config.mixture == "demo" else published()
 
 
-def models_folder(ds: Dataset) -> Path:
-    return Path(ds.storage.url) / "_models"
+def model_folder(ds: Dataset, name: str) -> Path:
+    """The local folder of a model's newest checkpoint; it may not exist yet. After saving there: `keep_model`."""
+    return ds.storage.fetch_folder(f"_models/{name}")
+
+
+def keep_model(ds: Dataset, name: str, folder: Path) -> None:
+    """Make a saved checkpoint the one that every reader of the data set finds."""
+    ds.storage.put_folder(f"_models/{name}", folder)
 
 
 def tensors(masked: Masked, device: torch.device) -> dict[str, torch.Tensor]:
@@ -190,7 +196,7 @@ def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None
     settings and tokens is not repeated. ConfigError, before the first step, for anything that cannot be trained on.
     """
     corpus = open_corpus(ds, config.holdout, config.modalities)
-    run, folder = Run(corpus, config), models_folder(ds) / config.name
+    run, folder = Run(corpus, config), model_folder(ds, config.name)
     finished = (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
     if finished or (resume and folder.exists()):
         run.restore(folder)
@@ -200,11 +206,13 @@ def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None
         progress("train", run.step, config.steps, f"loss {loss:.3f}" if run.step % 50 == 0 else "")
         if run.step % config.save_every == 0 and run.step < config.steps:
             run.save({}, folder)
+            keep_model(ds, config.name, folder)
     seconds = time.perf_counter() - start
     heldout = heldout_losses(run.model, corpus, config.n_in, config.n_out, config.seed)
     if not finished:
         run.save(heldout, folder)
         checkpoint.load_model(folder)  # read back, digests checked: a checkpoint that cannot be loaded is found out now
+        keep_model(ds, config.name, folder)
     done = run.step - first
     return TrainReport(
         str(folder), run.step, round(seconds, 2), done * config.batch * (config.n_in + config.n_out) / max(seconds, 1e-9),

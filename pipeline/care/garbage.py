@@ -29,6 +29,11 @@ def tree(storage: Storage, prefix: str) -> Iterator[str]:
 
 
 def garbage(ds: Dataset, hours: float) -> list[str]:
+    """What `collect` would delete: keys, and uploads that never ended."""
+    return [*_files(ds, hours), *ds.storage.sweep(time.time() - hours * 3600, dry_run=True)]
+
+
+def _files(ds: Dataset, hours: float) -> list[str]:
     """Keys that nothing needs and that are older than `hours`, by the storage's own clock where it has one."""
     limit = time.time() - hours * 3600
     found = [key for folder in TEMPORARY for key in tree(ds.storage, folder)]
@@ -40,12 +45,12 @@ def garbage(ds: Dataset, hours: float) -> list[str]:
 
 
 def collect(ds: Dataset, hours: float) -> list[str]:
-    """Delete the garbage; the keys that were deleted."""
-    found = garbage(ds, hours)
+    """Delete the garbage; the keys that were deleted, and the uploads that were ended."""
+    found = _files(ds, hours)
     for key in found:
         ds.storage.delete(key)
     ds.storage.prune(TEMPORARY)
-    return found
+    return [*found, *ds.storage.sweep(time.time() - hours * 3600)]
 
 
 def drop(ds: Dataset, ref: Ref) -> list[str]:

@@ -116,7 +116,7 @@ def _holds(ds: Dataset, commit: Commit, digests: Mapping[str, int]) -> int | Non
 def _read(ds: Dataset, commit: Commit, digests: Mapping[str, int], reader: Reader | None) -> Finding | None:
     """Digest, then what is inside."""
     try:
-        path = ds.storage.local(f"{folder_of(commit.modality, commit.recipe)}/{commit.file}")
+        path = ds.storage.local(f"{folder_of(commit.modality, commit.recipe)}/{commit.file}", fresh=True)
     except FileNotFoundError:
         return _of(commit, "missing", "the file went away while it was verified")
     digest = file_sha256(path)

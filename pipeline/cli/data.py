@@ -23,18 +23,21 @@ def settings(target: str, assign: list[str] | None, executor: str | None = None)
     return load_config(target, [*(assign or []), *([f"executor={executor}"] if executor else [])])
 
 
-def init(folder: Annotated[str, typer.Argument(help="Where to write manymodal.yaml.")] = ".") -> None:
+def init(
+    folder: Annotated[
+        str, typer.Argument(help="Where to write manymodal.yaml: a folder, or s3://bucket/prefix.")
+    ] = ".",
+) -> None:
     """Write a commented configuration."""
     from pipeline.cli.console import err
     from pipeline.config import CONFIG_NAME
     from pipeline.errors import ConfigError
+    from pipeline.storage import open_storage
     from pipeline.template import config_template
 
-    path = Path(folder) / CONFIG_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    path = f"{folder.rstrip('/') or '/'}/{CONFIG_NAME}" if "://" in folder else str(Path(folder) / CONFIG_NAME)
+    if not open_storage(folder).put_if_absent(CONFIG_NAME, config_template().encode()):
         raise ConfigError(f"{path} exists; it is not overwritten. Delete it or choose another folder.")
-    path.write_text(config_template(), encoding="utf-8")
     err.print(f"Wrote {path}. Set `sources`, then: manymodal ingest {path}", markup=False)
 
 

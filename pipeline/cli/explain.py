@@ -44,6 +44,7 @@ def diff(
     from pipeline.care.diff import diff as run
     from pipeline.care.promote import parse_ref
     from pipeline.cli.console import err, print_json, table
+    from pipeline.cli.pages import keep_page
     from pipeline.dataset import Dataset
 
     config = settings(target, None)
@@ -67,10 +68,10 @@ def diff(
             ("score", "value"),
             [(m, f"{v:.4g}") for m, v in found.pooled.items()],
         )
-    path = Path(out) if out else Path(config.root) / f"diff-{names[0]}-{names[1]}.html"
     if found.worst:
-        _page(ds, found, column, names, path)
-        err.print(f"  worst cases: {path.absolute()}", markup=False)
+        page = f"diff-{names[0]}-{names[1]}.html"
+        where = keep_page(ds, page, out, lambda path: _page(ds, found, column, names, path))
+        err.print(f"  worst cases: {where}", markup=False)
     if as_json:
         worst = [{"id": i, "shard": k, "place": p, **m} for _, k, p, i, m in found.worst]
         print_json(

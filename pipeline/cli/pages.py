@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,17 +23,28 @@ def gallery(
     print(run_gallery(settings(target, assign), out, rows))
 
 
-def run_gallery(config: Any, out: str | None = None, rows: int = 40, quiet: bool = False) -> Path:
-    """Write the page with progress; its path."""
+def run_gallery(config: Any, out: str | None = None, rows: int = 40, quiet: bool = False) -> str:
+    """Write the page with progress; its path or URL."""
     from pipeline.cli.console import bars
     from pipeline.dataset import Dataset
     from pipeline.gallery.page import render_page
     from trainer.showcase import collect
 
-    path = Path(out) if out else Path(config.root) / "gallery.html"
+    ds = Dataset.open(config.root)
     with bars("Gallery", "columns", quiet) as progress:
-        render_page(collect(Dataset.open(config.root), config, rows, progress), path)
-    return path.absolute()
+        page = collect(ds, config, rows, progress)
+        return keep_page(ds, "gallery.html", out, lambda path: render_page(page, path))
+
+
+def keep_page(ds: Any, name: str, out: str | None, render: Callable[[Path], object]) -> str:
+    """Render a page to the path `out`, or into the data set under `name`; where it lies."""
+    if out:
+        render(Path(out))
+        return str(Path(out).absolute())
+    with ds.storage.scratch() as folder:
+        render(folder / name)
+        ds.storage.put(name, (folder / name).read_bytes())
+    return f"{ds.storage.url}/{name}"
 
 
 def demo(
@@ -50,20 +62,15 @@ def demo(
     from pipeline.config import CONFIG_NAME
     from pipeline.demo.settings import demo_config_text
     from pipeline.errors import ConfigError
+    from pipeline.storage import open_storage
 
-    root = Path(out)
+    storage = open_storage(out)
     if images is not None and not Path(images).is_dir():
         raise ConfigError(f"--images {images}: no such folder")
-    if (
-        root.exists()
-        and any(root.iterdir())
-        and not (root / "dataset.json").is_file()
-        and not (root / CONFIG_NAME).is_file()
-    ):
+    there = storage.list("")
+    if there and not there.keys() & {"dataset.json", CONFIG_NAME}:
         raise ConfigError(f"--out {out}: is a folder with other things in it. Choose a new or empty one.")
-    root.mkdir(parents=True, exist_ok=True)
-    if not (root / CONFIG_NAME).is_file():
-        (root / CONFIG_NAME).write_text(demo_config_text(), encoding="utf-8")
+    storage.put_if_absent(CONFIG_NAME, demo_config_text().encode())
     config = settings(out, assign, executor)
     source = images or str(_demo_photos())
     run_ingest(config, [source])

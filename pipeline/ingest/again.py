@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -27,12 +26,11 @@ def known_sources(ds: Dataset, also: Sequence[str] = ()) -> list[str]:
 def candidates_of(ds: Dataset, uris: Collection[str], sources: Sequence[str]) -> Iterator[Candidate]:
     """The candidates with these URIs, from the sources that still exist; walks no further than the last of them."""
     wanted = set(uris)
-    root = Path(ds.storage.url) if "://" not in ds.storage.url else None
     for spec in sources:
         if not wanted:
             return
         try:
-            found = open_source(spec, exclude=root)
+            found = open_source(spec, exclude=ds.storage.url)
         except ConfigError:
             continue  # moved or deleted since
         for candidate in found:

@@ -93,8 +93,7 @@ def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: No
     """Append what is new in the sources to the data set. ConfigError where they hold no usable image and the data set
     neither.
     """
-    root = Path(ds.storage.url) if "://" not in ds.storage.url else None
-    report = take_in(ds, chain.from_iterable([open_source(spec, exclude=root) for spec in specs]), progress)
+    report = take_in(ds, chain.from_iterable([open_source(spec, exclude=ds.storage.url) for spec in specs]), progress)
     if not report.samples:
         bad = report.quarantined
         found = f"{len(bad)} files, none usable; the first: {', '.join(bad[0][:2])}" if bad else "no image"

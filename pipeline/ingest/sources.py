@@ -24,21 +24,21 @@ from pipeline.ingest.s3 import open_s3
 from pipeline.ingest.tars import read_tar
 
 
-def open_source(spec: str, exclude: Path | None = None) -> Iterator[Candidate]:
+def open_source(spec: str, exclude: str | None = None) -> Iterator[Candidate]:
     """Candidates of one source, in an order that depends on names and contents alone.
 
-    exclude: a folder not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing
+    exclude: a folder or prefix not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing
     usable.
     """
     if spec.startswith("s3://"):
-        return chain.from_iterable([open_s3(name) for name in _expand(spec)])
+        return chain.from_iterable([open_s3(name, exclude) for name in _expand(spec)])
     path = Path(spec.removeprefix("file://")).expanduser()
     if "://" in str(spec.removeprefix("file://")) or spec.startswith("pipe:"):
         raise ConfigError(
             f"{spec}: sources are folders, .tar files and lists on this machine, or s3://. Copy it here, or mount it."
         )
     if path.is_dir():
-        return walk(path, exclude)
+        return walk(path, Path(exclude) if exclude and "://" not in exclude else None)
     if path.is_file():
         ext = extension(path.name)
         if ext == "tar":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Incomplete, StorageError
-from pipeline.lock import exclusive
+from pipeline.lock import exclusive, here
 from pipeline.storage import LocalStorage
 
 
@@ -40,12 +39,12 @@ def hold(root: Path, pid: int, host: str) -> None:
 def test_a_dead_holder_is_passed_over(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    hold(tmp_path, gone.pid, socket.gethostname())
+    hold(tmp_path, gone.pid, here())
     with exclusive(LocalStorage(tmp_path), "x", patience_s=0.0):
         pass
 
 
-@pytest.mark.parametrize("host", [socket.gethostname(), "elsewhere"])
+@pytest.mark.parametrize("host", [here(), "elsewhere"])
 def test_a_living_holder_is_waited_for_and_its_lease_ends(tmp_path: Path, host: str) -> None:
     hold(tmp_path, os.getpid(), host)
     with (

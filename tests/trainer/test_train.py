@@ -21,7 +21,7 @@ from trainer import train as module
 from trainer.loss import Loss, forward_loss
 from trainer.model import SIZES, Model
 from trainer.open_corpus import open_corpus
-from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, models_folder, thin, train
+from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, model_folder, thin, train
 
 SIZES_OF = (8, 8, 8)
 
@@ -74,11 +74,11 @@ def test_interrupted_and_resumed_is_as_if_it_had_not_stopped(tmp_path: Path, sto
     wanted = train(whole, config())
     with pytest.raises(Stopped):
         train(broken, config(), stop_at(stopped))
-    assert (models_folder(broken) / "model").exists() == (stopped > 3)
+    assert (model_folder(broken, "model")).exists() == (stopped > 3)
     got = train(broken, config(), resume=True)
     assert got.curve == wanted.curve, "the same losses at every step, before and after"
     assert got.heldout == wanted.heldout
-    one, two = (digests(models_folder(d) / "model") for d in (whole, broken))
+    one, two = (digests(model_folder(d, "model")) for d in (whole, broken))
     assert one == two
 
 
@@ -173,7 +173,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(ds: Dataset, monkeypatch
     ):
         train(ds, config(steps=100), lambda name, done, total, text: seen.append(done))
     assert max(seen) == 4 + MAX_BAD_STEPS - 1
-    model, record = checkpoint.load_model(models_folder(ds) / "model")
+    model, record = checkpoint.load_model(model_folder(ds, "model"))
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters()), "what was saved is sound"
     assert record["step"] == 21 and record["skipped"] == 17
 

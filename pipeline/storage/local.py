@@ -1,8 +1,5 @@
-"""Storage behind one small interface: a local folder today, an object store behind the same few methods later.
-
-Keys are relative POSIX paths ("rgb/shard-000000.tar"). Nothing is ever modified in place: a key is published whole, and
-never over another (`publish` and `put_if_absent` do not clobber), which is all that the commit protocol asks of a
-storage.
+"""A data set in a folder on a POSIX file system. Publishing is fsync + hard link, which is atomic and refuses an existing
+name.
 """
 
 from __future__ import annotations
@@ -10,59 +7,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-from pipeline.errors import ConfigError, StorageError
-
-
-class Entry(NamedTuple):
-    """What a listing says of a key: length in bytes, and a stamp that differs once the key was written again."""
-
-    size: int
-    stamp: str
-
-
-class Storage(Protocol):
-    """What the engine needs of a storage. Keys as in the module docstring; all methods raise StorageError when it
-    fails.
-    """
-
-    url: str
-
-    def read_bytes(self, key: str) -> bytes:
-        """The bytes of a key. FileNotFoundError if absent."""
-
-    def exists(self, key: str) -> bool: ...
-
-    def size(self, key: str) -> int:
-        """Length in bytes. FileNotFoundError if absent."""
-
-    def modified(self, key: str) -> float:
-        """When the key was written, in seconds since 1970. Infinity if absent: nothing is older than it."""
-
-    def prune(self, folders: Iterable[str]) -> None:
-        """Remove what is left of emptied folders, where a storage has folders."""
-
-    def list(self, prefix: str) -> dict[str, Entry]:
-        """Keys directly in the folder `prefix`, sorted; folders end in '/', size 0, no stamp. Empty if absent."""
-
-    def delete(self, key: str) -> None:
-        """Remove a key; absent is success."""
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write a small object whole. False, and nothing written, if the key exists."""
-
-    def publish(self, path: Path, key: str) -> bool:
-        """Make a finished local file visible as `key`; the file is left in place. False if the key exists."""
-
-    def local(self, key: str) -> Path:
-        """A local path with the bytes of the key, to read or memory-map. FileNotFoundError if absent."""
-
-    def scratch(self) -> contextlib.AbstractContextManager[Path]:
-        """A fresh folder for the temporary files of one attempt, removed at the end."""
+from pipeline.errors import StorageError
+from pipeline.storage.interface import Entry, plain
 
 
 @contextlib.contextmanager
@@ -72,6 +23,8 @@ def _explained(root: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError):
         raise
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise FileNotFoundError(errno.ENOENT, "no such file", error.filename) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             why = f"No space is left on the disk of {root}. Free some and run the same command again; it resumes."
@@ -92,7 +45,7 @@ def fsync_path(path: Path) -> None:
 
 
 class LocalStorage:
-    """A folder on a POSIX file system. Publishing is fsync + hard link, which is atomic and refuses an existing name."""
+    """See the module. Its temporary files lie in `_tmp`, on the same file system as what is published from them."""
 
     SCRATCH = "_tmp"
 
@@ -101,9 +54,7 @@ class LocalStorage:
         self.url = str(self.root)
 
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
-            raise ValueError(f"storage key {key!r} leaves the data set; keys are relative and plain")
-        return self.root / key
+        return self.root / plain(key)
 
     def read_bytes(self, key: str) -> bytes:
         with _explained(self.root):
@@ -114,6 +65,31 @@ class LocalStorage:
 
     def size(self, key: str) -> int:
         return self._path(key).stat().st_size
+
+    def check(self) -> None:
+        """A file system keeps the promises; whether it can be written shows at the first write."""
+
+    def prefetch(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Everything is here already."""
+
+    def fetch_folder(self, key: str) -> Path:
+        return self._path(key)
+
+    def put_folder(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        if path.absolute() == target:
+            return
+        with _explained(self.root):
+            aside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+            shutil.copytree(path, aside)
+            old = target.parent / f".{target.name}.old-{uuid.uuid4().hex[:8]}"
+            if target.exists():
+                os.rename(target, old)
+            os.rename(aside, target)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def sweep(self, before: float, dry_run: bool = False) -> Sequence[str]:
+        return []  # what an attempt leaves behind lies in `_tmp`, as files
 
     def modified(self, key: str) -> float:
         try:
@@ -172,7 +148,16 @@ class LocalStorage:
             fsync_path(target.parent)
             return True
 
-    def local(self, key: str) -> Path:
+    def put(self, key: str, data: bytes) -> None:
+        with self.scratch() as folder:
+            temporary, target = folder / "put", self._path(key)
+            with _explained(self.root):
+                temporary.write_bytes(data)
+                fsync_path(temporary)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, target)
+
+    def local(self, key: str, sha256: str = "", fresh: bool = False) -> Path:
         path = self._path(key)
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "no such key", key)
@@ -191,12 +176,3 @@ class LocalStorage:
             with contextlib.suppress(OSError):
                 folder.rmdir()
                 (self.root / self.SCRATCH).rmdir()  # leaves no empty folder behind when this attempt was the last one
-
-
-def open_storage(url: str) -> Storage:
-    """The storage of a data set's root: a folder, or file:///folder. ConfigError for what is not supported."""
-    if url.startswith("file://"):
-        url = url.removeprefix("file://")
-    if "://" in url:
-        raise ConfigError(f"{url}: only local folders can hold a data set in this version. Give a path.")
-    return LocalStorage(Path(url).expanduser())

@@ -75,9 +75,10 @@ def test_a_failing_disk_is_one_sentence_and_exit_4(tmp_path: Path, monkeypatch: 
     assert LocalStorage(tmp_path).list("depth") == {}
 
 
-def test_only_folders_for_now(tmp_path: Path) -> None:
+def test_folders_and_buckets(tmp_path: Path) -> None:
     assert open_storage(f"file://{tmp_path}").url == str(tmp_path)
-    with pytest.raises(ConfigError, match="local folders"):
+    assert open_storage("s3://bucket/a/b/").url == "s3://bucket/a/b"
+    with pytest.raises(ConfigError, match="gs://: a data set lies in a folder or at s3://"):
         open_storage("gs://bucket/x")
 
 

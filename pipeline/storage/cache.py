@@ -1,0 +1,117 @@
+"""A bounded folder of copies on this machine: what was read from an object store and will be read again.
+
+copies/<name of the key>/<version>~<sha256>/<file name>. A copy appears whole (rename), so several processes share the
+folder; it makes room, the least recently used first, for newer ones once all are larger than the limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+from pipeline.errors import ConfigError, StorageError
+
+GRACE_S = 60.0  # a copy that was just handed out is left alone: its reader may not have opened it yet
+LEFT_S = 24 * 3600.0  # temporary files this old belong to nobody
+DEFAULT_GB = 50.0
+
+
+def default_limit(folder: Path) -> int:
+    """Bytes: $MANYMODAL_S3_CACHE_GB, or 50 GB, or half of what is free. ConfigError where the variable is no number."""
+    text = os.environ.get("MANYMODAL_S3_CACHE_GB")
+    if text is None:
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        return int(min(DEFAULT_GB * 1e9, shutil.disk_usage(there).free / 2))
+    try:
+        return int(float(text) * 1e9)
+    except ValueError:
+        raise ConfigError(f"MANYMODAL_S3_CACHE_GB: {text!r} is no number of gigabytes.") from None
+
+
+class Cache:
+    """See the module. limit: bytes of all copies together."""
+
+    def __init__(self, folder: Path, limit: int | None = None, grace_s: float = GRACE_S) -> None:
+        self.folder, self.grace_s = folder, grace_s
+        self.limit = default_limit(folder) if limit is None else limit
+        self._added = self.limit  # so that the first copy looks at what earlier runs left
+
+    def _home(self, name: str) -> Path:
+        return self.folder / "copies" / hashlib.sha256(name.encode()).hexdigest()[:24]
+
+    def find(self, name: str, sha256: str = "") -> tuple[Path, str] | None:
+        """(path, version) of the newest copy of `name`, or of the one with that digest; it counts as used now."""
+        try:
+            versions = [v for v in self._home(name).iterdir() if v.name.endswith("~" + sha256 if sha256 else "")]
+            path = max(((next(v.iterdir()), v) for v in versions), key=lambda pair: pair[1].stat().st_mtime_ns)
+            os.utime(path[0])
+        except (FileNotFoundError, StopIteration, ValueError):  # none, or it went just now
+            return None
+        return path[0], path[1].name.rpartition("~")[0]
+
+    def add(self, name: str, fill: Callable[[IO[bytes]], tuple[str, str]]) -> Path:
+        """A new copy: fill(file) writes it and returns (version, sha256 or ''). StorageError where the disk is full."""
+        with self.scratch() as folder:
+            temporary = folder / "copy"
+            try:
+                with temporary.open("w+b") as sink:
+                    version, sha256 = fill(sink)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise StorageError(
+                    f"No space is left in {self.folder}. Free some, or set MANYMODAL_CACHE to a larger disk "
+                    "or MANYMODAL_S3_CACHE_GB to less; the same command resumes."
+                ) from None
+            if not sha256:
+                with temporary.open("rb") as copied:
+                    sha256 = hashlib.file_digest(copied, "sha256").hexdigest()
+            self._make_room(temporary.stat().st_size)
+            target = self._home(name) / f"{quote(version, safe='')}~{sha256}" / name.rsplit("/", 1)[-1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, target)
+            return target
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A fresh folder for temporary files, removed at the end."""
+        folder = self.folder / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be written ({error.strerror}). Set MANYMODAL_CACHE.") from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the copies used longest ago until `size` more fit; looks at the disk only now and then."""
+        self._added += size
+        if self._added <= self.limit // 20:
+            return
+        self._added = 0
+        held, now = [], time.time()
+        for path in (self.folder / "copies").glob("*/*/*"):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                stat = path.stat()
+                held.append((stat.st_mtime, stat.st_size, path))
+        total = sum(entry[1] for entry in held) + size
+        for used, length, path in sorted(held):
+            if total <= self.limit or now - used < self.grace_s:
+                break
+            shutil.rmtree(path.parent, ignore_errors=True)
+            total -= length
+        for left in (self.folder / "tmp").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if now - left.stat().st_mtime > LEFT_S:
+                    shutil.rmtree(left, ignore_errors=True)
