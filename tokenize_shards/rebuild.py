@@ -36,6 +36,8 @@ def spec_of(recipe: dict[str, Any]) -> TokenSpec:
 def token_target_of(ds: Dataset, ref: Ref) -> TokenTarget | None:
     """The target that makes one token recipe again; None where its labeler is not this program's."""
     recipe = ds.recipe(ref[1])
+    if recipe["labeler"] != "tokenize":
+        return None
     labeler: Target | None = None
     for name, computed in recipe["params"]["computed"].items():
         labeler = target_of(ds, [(name, computed)])

@@ -26,6 +26,7 @@ METADATA_KEY = "manymodal_tokenizer"  # one key only: safetensors does not keep 
 
 # Where each kind lives; imported only when a file of that kind is opened, so that reading text tokens needs no torch.
 KINDS: dict[str, str] = {
+    "fourm": "tokenize_shards.fourm.tokenizer:FourM",
     "vit_vq": "tokenize_shards.vit_vq:ViTVQ",
     "mask_vq": "tokenize_shards.mask_vq:MaskVQ",
     "mlp_pq": "tokenize_shards.mlp_pq:MLPPQ",

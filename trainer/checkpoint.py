@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -102,8 +102,13 @@ def build(record: Mapping[str, Any]) -> Model:
 def load_model(folder: Path) -> tuple[Model, dict[str, Any]]:
     """The model and the record of a checkpoint, digests checked."""
     record = read_record(folder)
+    tensors = _tensors(folder, MODEL, record)
+    if "published" in record:  # its tensors have the published names, and its own tables
+        from trainer.fourm.load import build as build_published
+
+        return cast(Model, build_published(record["published"], tensors, rename=True)), record
     model = build(record)
-    model.load_state_dict(_tensors(folder, MODEL, record))
+    model.load_state_dict(tensors)
     return model, record
 
 

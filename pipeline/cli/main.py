@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import care, data, explain, learn, pages
+from pipeline.cli import care, data, explain, fourm, learn, pages
 
 app = typer.Typer(
     name="manymodal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,9 +22,10 @@ app = typer.Typer(
 for command in (
     data.init, data.ingest, data.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status, explain.why, explain.diff,
     care.verify, care.repair, care.gc, care.retry, care.forget, care.promote,
-    pages.gallery, pages.demo, pages.doctor,
+    pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
 ):  # fmt: skip
     app.command()(command)
+app.command("import")(fourm.import_)
 
 
 class _Stop:

@@ -50,17 +50,25 @@ def _token_part(name: str, places: int, vocab: int) -> Part:
     return Part(name, "image", vocab, places, _square(places))
 
 
-def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FourM:
-    """The model of a checkpoint, its weights in place. ValueError for a variant this code does not compute, or a tensor
-    that is missing or left over.
+def our_name(key: str) -> str:
+    """The token modality here that a published one is: tok_depth@224 is tok_depth, caption tok_caption."""
+    plain = key.removesuffix("@224")
+    return plain if plain.startswith("tok_") or plain in ("rgb", "t5_caption") else f"tok_{plain}"
+
+
+def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor], rename: bool = False) -> FourM:
+    """The model of a checkpoint, its weights in place. rename: modalities go by `our_name`. ValueError for a variant
+    this code does not compute, or a tensor that is missing or left over.
     """
     for key, value in SUPPORTED.items():
         if config.get(key, value) != value:
             raise ValueError(f"{key} is {config[key]!r}; only {value!r} is computed here")
     dim = int(config["dim"])
     size = Size(int(config["encoder_depth"]), int(config["decoder_depth"]), dim, int(config["num_heads"]))
+    parts = parts_of(config, {k: tuple(v.shape) for k, v in tensors.items()})
+    parts = [replace(part, alias=our_name(part.key)) for part in parts] if rename else parts
     with torch.device("meta"):
-        model = FourM(parts_of(config, {k: tuple(v.shape) for k, v in tensors.items()}), size)
+        model = FourM(parts, size)
     model = model.to_empty(device="cpu")
     fresh = FourM(model.parts, Size(0, 0, dim, size.heads))  # its tables of positions and its index buffers
     model.inputs, model.outputs, model.causal = fresh.inputs, fresh.outputs, fresh.causal
@@ -91,7 +99,7 @@ def _fill_tables(model: FourM, take: Any) -> None:
         # Both sides share the modality's vector; where a checkpoint has two, the decoder's is the one in force.
         sides = [("encoder", model.inputs)] * part.inputs + [("decoder", model.outputs)] * part.target
         for prefix, side in sides:
-            base = f"{prefix}_embeddings.{part.name}"
+            base = f"{prefix}_embeddings.{part.key}"
             model.modality.weight[i] = take(f"{base}.mod_emb").flatten()
             if part.vocab:
                 side.tokens_of(i, part).copy_(take(f"{base}.token_emb.weight"))
@@ -100,12 +108,12 @@ def _fill_tables(model: FourM, take: Any) -> None:
         if part.width:
             kind = "proj" if part.kind == "pixels" else "emb_proj"
             raw: Any = model.raw[str(i)]
-            raw.weight.copy_(take(f"encoder_embeddings.{part.name}.{kind}.weight"))
+            raw.weight.copy_(take(f"encoder_embeddings.{part.key}.{kind}.weight"))
             if part.kind == "embeddings":
-                raw.bias.copy_(take(f"encoder_embeddings.{part.name}.{kind}.bias"))
+                raw.bias.copy_(take(f"encoder_embeddings.{part.key}.{kind}.bias"))
         if part.vocab and part.target:
             head: Any = model.heads[str(i)]
-            head.weight.copy_(take(f"decoder_embeddings.{part.name}.to_logits.weight"))
+            head.weight.copy_(take(f"decoder_embeddings.{part.key}.to_logits.weight"))
 
 
 def _fill_stacks(model: FourM, take: Any) -> None:
@@ -137,13 +145,13 @@ def _fill_block(block: Any, base: str, take: Any) -> None:
             getattr(block.cross_attn, part).weight.copy_(take(f"{base}.cross_attn.{part}.weight"))
 
 
-def load(folder: Path) -> FourM:
+def load(folder: Path, rename: bool = False) -> FourM:
     """From a published folder (config.json, model.safetensors). ConfigError, naming it, for anything else."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return build(config, load_file(folder / "model.safetensors"))
+        return build(config, load_file(folder / "model.safetensors"), rename)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder}: is no 4M model that can be used: {error}") from error

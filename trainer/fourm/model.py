@@ -24,12 +24,14 @@ TEXT_POSITIONS = 512  # length of a sequence's position table
 
 @dataclass(frozen=True)
 class Part:
-    """One modality of a published model. name: as published ("tok_depth@224"). kind: that of a stream, or one of the
-    two inputs that are no tokens. vocab: 0 for those. width: numbers in a raw value (pixels 768, T5 4096). learned:
-    positions are weights. inputs, target: on which sides it exists.
+    """One modality of a published model.
+
+    key: its name in the checkpoint ("tok_depth@224"); alias: its name here, the same where empty. kind: that of a
+    stream, or one of the two inputs that are no tokens. vocab: 0 for those. width: numbers in a raw value (pixels 768,
+    T5 4096). learned: positions are weights. inputs, target: on which sides it exists.
     """
 
-    name: str
+    key: str
     kind: Literal["image", "vector", "sequence", "pixels", "embeddings"]
     vocab: int
     length: int
@@ -39,6 +41,11 @@ class Part:
     inputs: bool = True
     target: bool = True
     pairs: bool = False
+    alias: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.alias or self.key
 
     def stream(self) -> Stream:
         """The same modality as generation and evaluation know it. ValueError for inputs that are no tokens."""

@@ -1,0 +1,1 @@
+"""What a data set says of itself to people and programs: a data card and a Croissant description."""

@@ -1,0 +1,111 @@
+"""4M's shard layout: written, read by plain webdataset and numpy without pickle, and read back as the same tokens."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from tests.tokenize_shards.small import SILENT, WORDS, number_of, small_config
+from tests.world import snapshot
+from tokenize_shards.fourm.layout import CROPS, export
+from tokenize_shards.fourm.read import read_layout
+from tokenize_shards.shards import open_tokens
+from tokenize_shards.tokenize import tokenize
+from tokenize_shards.views import view_of
+
+
+@pytest.fixture
+def tokenized(fitted: Path) -> Dataset:
+    assert not tokenize(Dataset.open(str(fitted)), small_config(fitted)).failed
+    return Dataset.open(str(fitted))
+
+
+def plain(folder: Path) -> dict[str, dict[str, bytes]]:
+    """What plain webdataset reads, by key, in order."""
+    tars = [str(tar) for tar in sorted(folder.glob("*.tar"))]
+    samples = wds.WebDataset(tars, shardshuffle=False, empty_check=False)  # type: ignore[attr-defined]
+    return {s["__key__"]: {k: v for k, v in s.items() if not k.startswith("__")} for s in samples}
+
+
+def test_read_sample_by_sample_with_keys_aligned(tokenized: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "4m"
+    report = export(tokenized, out)
+    read = {name: plain(out / name) for name in report.modalities}
+    assert {"rgb", "tok_rgb", "tok_canny_edge", "caption", "metadata", CROPS} <= read.keys()
+    keys = list(read["rgb"])
+    assert all(list(column) == keys for column in read.values()) and len(keys) == report.samples
+    assert {number_of(tokenized, i) for i in report.left_out} >= {SILENT}
+    assert len(keys) + len(report.left_out) == len(WORDS)
+    shard = {i: row for k in tokenized.shards() for i, row in tokens_of(tokenized, "tok_rgb", k)}
+    for key, members in read["tok_rgb"].items():
+        array = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+        assert array.dtype == np.int16 and np.array_equal(array, shard[key])
+    rows = {row.id: row for k in tokenized.shards() for row in tokenized.index(k)}
+    for key, members in read[CROPS].items():
+        crops = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+        views = [view_of(key, 0, v, rows[key].width, rows[key].height) for v in range(len(crops))]
+        assert crops.tolist() == [[v.y0, v.x0, v.side, v.side, int(v.flip)] for v in views]
+
+
+def tokens_of(ds: Dataset, name: str, k: int) -> list[tuple[str, Any]]:
+    shard = open_tokens(ds.open_shard(name, ds.current(name), k)[0])
+    assert shard.fixed is not None
+    return [(i, shard.fixed[row].copy() if shard.valid[row] else None) for row, i in enumerate(shard.ids)]
+
+
+def test_the_same_bytes_again(tokenized: Dataset, tmp_path: Path) -> None:
+    export(tokenized, tmp_path / "a")
+    export(tokenized, tmp_path / "b")
+    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*")]
+    assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_read_in_again(tokenized: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "4m"
+    report = export(tokenized, out, ["tok_rgb", "tok_canny_edge"])
+    assert report.modalities == ["rgb", "tok_rgb", "tok_canny_edge", CROPS] and not report.left_out
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    read = read_layout(ds, out)
+    assert read.samples == report.samples and read.tokens == {"tok_canny_edge": 9, "tok_rgb": 9}
+    for name in read.tokens:
+        before = {i: row for k in tokenized.shards() for i, row in tokens_of(tokenized, name, k)}
+        after = {i: row for k in ds.shards() for i, row in tokens_of(ds, name, k)}
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[i], after[i]) for i in before)
+        assert ds.recipe(ds.current(name))["params"]["seed"].startswith("crop_settings ")
+    kept = snapshot(tmp_path / "back")
+    read_layout(ds, out)
+    assert snapshot(tmp_path / "back") == kept
+
+
+def test_a_sample_without_tokens_is_a_null_with_a_reason(tokenized: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "4m"
+    export(tokenized, out, ["tok_rgb"])
+    shutil.rmtree(out / "tok_rgb")
+    small = Dataset.open(str(tokenized.storage.url))
+    export(small, tmp_path / "whole", ["tok_rgb"])
+    (out / "tok_rgb").mkdir()
+    shutil.copy(tmp_path / "whole" / "tok_rgb" / "shard-00001.tar", out / "tok_rgb" / "shard-00001.tar")
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    assert read_layout(ds, out).tokens == {"tok_rgb": 4}
+    commit = ds.commit_of("tok_rgb", ds.current("tok_rgb"), 0)
+    assert commit is not None and set(commit.nulls.values()) == {"not in the data set it was imported from"}
+
+
+def test_what_cannot_be_exported_or_read_is_said(tokenized: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'tok_depth' is not in the data set"):
+        export(tokenized, tmp_path / "x", ["tok_depth"])
+    with pytest.raises(ConfigError, match=r"has no rgb/\*\.tar"):
+        read_layout(tokenized, tmp_path)
+    export(tokenized, tmp_path / "y", ["tok_rgb"])
+    (tmp_path / "y" / "tok_rgb").rename(tmp_path / "y" / "tok_unheard_of")
+    with pytest.raises(ConfigError, match="no token modality is named 'tok_unheard_of'"):
+        read_layout(Dataset.create(str(tmp_path / "z"), "z", 4), tmp_path / "y")
