@@ -14,7 +14,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -106,7 +106,7 @@ def load_model(folder: Path) -> tuple[Model, dict[str, Any]]:
     if "published" in record:  # its tensors have the published names, and its own tables
         from trainer.fourm.load import build as build_published
 
-        return cast(Model, build_published(record["published"], tensors, rename=True)), record
+        return build_published(record["published"], tensors, rename=True), record
     model = build(record)
     model.load_state_dict(tensors)
     return model, record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ _CONTEXT = {
     "conformsTo": "dct:conformsTo", "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
     "data": {"@id": "cr:data", "@type": "@json"}, "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/", "examples": {"@id": "cr:examples", "@type": "@json"}, "extract": "cr:extract",
+    "equivalentProperty": "cr:equivalentProperty", "samplingRate": "cr:samplingRate",
     "field": "cr:field", "fileProperty": "cr:fileProperty", "fileObject": "cr:fileObject", "fileSet": "cr:fileSet",
     "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset", "jsonPath": "cr:jsonPath",
     "key": "cr:key", "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path", "recordSet": "cr:recordSet",
@@ -44,10 +46,11 @@ def croissant(ds: Dataset, found: Mapping[str, Any]) -> dict[str, Any]:
             if name in known and known[name].kind in ("vector", "text"):
                 kind = ("sc:Float", True) if known[name].kind == "vector" else ("sc:Text", False)
                 records.append(_records(name, name, {"id": ("sc:Text", False), "value": kind}))
+    created = time.strftime("%Y-%m-%d", time.gmtime(ds.storage.modified("dataset.json")))
     return {
         "@context": _CONTEXT, "@type": "sc:Dataset", "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": ds.name, "description": f"{found['samples']} images in {found['shards']} shards, aligned in every modality.",
-        "license": "other", "url": ".", "version": f"{found['manifest']}.0.0", "datePublished": "1970-01-01",
+        "license": "other", "url": ".", "version": f"{found['manifest']}.0.0", "datePublished": created,
         "distribution": sets, "recordSet": records,
     }  # fmt: skip
 

@@ -27,14 +27,18 @@ def reference() -> tuple[FourM, dict[str, Any], dict[str, Tensor]]:
     return build(about["config"], {**fixed, **weights}), about, recorded
 
 
+def index(model: FourM, name: str) -> int:
+    return [s.name for s in model.streams].index(name)
+
+
 def visible(model: FourM, recorded: dict[str, Tensor], b: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(ids or rows, stream, position) of what one sample shows."""
     found = []
-    for name, i in model.index.items():
+    for i, part in enumerate(model.streams):
+        name = part.name
         shown = (~recorded[f"in/{name}/input_mask"][b]).nonzero().flatten()
-        part = model.parts[i]
-        counted = part.kind in ("sequence", "embeddings")
-        ids = recorded[f"in/{name}/tensor"][b][shown] if part.vocab else shown
+        counted = part.kind in ("sequence", "embedding")
+        ids = shown if part.values else recorded[f"in/{name}/tensor"][b][shown]
         found.append((ids, torch.full_like(shown, i), torch.arange(len(shown)) if counted else shown))
     return found
 
@@ -44,8 +48,8 @@ def targets(model: FourM, recorded: dict[str, Tensor], b: int) -> list[tuple[Ten
     found = []
     for name in ORDER:
         at = (~recorded[f"in/{name}/target_mask"][b]).nonzero().flatten()
-        ids, i = recorded[f"in/{name}/tensor"][b][at], model.index[name]
-        if model.parts[i].kind == "sequence":
+        ids, i = recorded[f"in/{name}/tensor"][b][at], index(model, name)
+        if model.streams[i].kind == "sequence":
             ids_in, ids, at = ids[:-1], ids[1:], torch.arange(len(at) - 1)
         else:
             ids_in = torch.zeros_like(ids)
@@ -68,7 +72,7 @@ def test_equal_to_the_published_model() -> None:
         "rgb@224": patches(torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(5)), 16),
         "t5_caption": torch.randn(2, 77, 4096, generator=torch.Generator().manual_seed(6)),
     }
-    context, mask = model.encode(ids, stream, position, torch.ones_like(ids, dtype=torch.bool), raw)
+    context, mask = model.encode(ids, stream, position, torch.ones_like(ids, dtype=torch.bool), values=raw)
     hidden = model.decode(before, out_stream, out_position, real, context, mask)
     losses = []
     for name in ORDER:
@@ -76,7 +80,7 @@ def test_equal_to_the_published_model() -> None:
         assert torch.allclose(logits[..., :64], recorded[f"logits/{name}/first64"][:, :n], atol=1e-4)
         assert torch.allclose(logits.logsumexp(-1), recorded[f"logits/{name}/logsumexp"][:, :n], atol=1e-4)
         assert torch.equal(logits.argmax(-1), recorded[f"logits/{name}/argmax"][:, :n])
-        mine = out_stream == model.index[name]
+        mine = out_stream == index(model, name)
         losses.append(float(F.cross_entropy(logits[mine], target[mine])))
         assert losses[-1] == pytest.approx(about["loss_per_modality"][name], abs=1e-4)
     assert sum(losses) / len(losses) == pytest.approx(about["loss"], abs=1e-4)
@@ -85,7 +89,7 @@ def test_equal_to_the_published_model() -> None:
 @torch.no_grad()
 def test_step_by_step_is_the_same_as_at_once() -> None:
     model, _, _ = tiny()
-    i = model.index["caption"]
+    i = index(model, "caption")
     context, mask = model.encode(*shown(model, "tok_depth@32"))
     ids = torch.tensor([[2, 250, 251, 252]])
     which, at = torch.full_like(ids, i), torch.arange(4)[None]
@@ -100,9 +104,9 @@ def test_step_by_step_is_the_same_as_at_once() -> None:
 
 
 def shown(model: FourM, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    part = model.parts[model.index[name]]
+    part = model.streams[index(model, name)]
     at = torch.arange(part.length)[None]
-    return at % max(1, part.vocab), torch.full_like(at, model.index[name]), at, torch.ones_like(at, dtype=torch.bool)
+    return at % max(1, part.vocab), torch.full_like(at, index(model, name)), at, torch.ones_like(at, dtype=torch.bool)
 
 
 CONFIG = {"domains_in": ["rgb@32", "caption", "tok_depth@32", "t5_caption"], "domains_out": ["caption", "tok_depth@32"],
@@ -137,12 +141,11 @@ def tiny() -> tuple[FourM, dict[str, Any], dict[str, Tensor]]:
 
 def test_the_modalities_are_read_from_the_checkpoint() -> None:
     model, _, _ = tiny()
-    assert {p.name: p.kind for p in model.parts} == {
-        "caption": "sequence", "tok_depth@32": "image", "rgb@32": "pixels", "t5_caption": "embeddings"
+    assert {s.name: s.kind for s in model.streams} == {
+        "rgb@32": "patches", "caption": "sequence", "tok_depth@32": "image", "t5_caption": "embedding"
     }  # fmt: skip
-    assert [s.name for s in model.streams] == ["caption", "tok_depth@32"]
-    with pytest.raises(ValueError, match="has no tokens"):
-        model.parts[model.index["rgb@32"]].stream()
+    renamed = build(*tiny()[1:], rename=True)
+    assert [s.name for s in renamed.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "t5_caption"]
 
 
 def test_a_folder_is_loaded_and_what_is_none_is_refused(tmp_path: Path) -> None:
