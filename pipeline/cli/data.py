@@ -183,7 +183,17 @@ def run_label(config: Any, only: list[str], quiet: bool = False) -> Any:
 
     ds = Dataset.open(config.root)
     with bars(f"Label {config.root}", "shards", quiet) as progress:
-        return run(ds, config, only, progress)
+        report = run(ds, config, only, progress)
+    return carded(ds, report)
+
+
+def carded(ds: Any, report: Any) -> Any:
+    """The report, after the data set's cards followed what the run made."""
+    from pipeline.cards.data_card import write_cards
+
+    if report.done:
+        write_cards(ds)
+    return report
 
 
 def finish(report: Any, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Run, Target, finish, settings
+from pipeline.cli.data import AsJson, Assign, Run, Target, carded, finish, settings
 
 Tokens = Annotated[
     list[str] | None, typer.Option("--only", help="Only this token modality (tok_rgb), or pattern; fit: also text.")
@@ -66,8 +66,10 @@ def run_tokenize(config: Any, only: list[str], quiet: bool = False) -> Any:
     from pipeline.dataset import Dataset
     from tokenize_shards.tokenize import tokenize as run
 
+    ds = Dataset.open(config.root)
     with bars(f"Tokenize {config.root}", "shards", quiet) as progress:
-        return run(Dataset.open(config.root), config, only, progress)
+        report = run(ds, config, only, progress)
+    return carded(ds, report)
 
 
 def train(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlcroissant
 import pytest
 import yaml
 
@@ -42,7 +43,6 @@ def test_the_card_names_every_modality_its_backend_and_counts(labelled: Dataset)
 
 
 def test_croissant_is_valid_and_names_the_files(labelled: Dataset, tmp_path: Path) -> None:
-    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
     write_cards(labelled)
     path = tmp_path / "croissant.json"
     path.write_bytes(labelled.storage.read_bytes(CROISSANT))
