@@ -12,7 +12,7 @@ from pipeline.dataset import Dataset
 from pipeline.records import canonical_json, file_sha256
 from trainer import checkpoint
 from trainer.fourm.load import load
-from trainer.train import models_folder
+from trainer.train import keep_model, model_folder
 
 
 def adopt_model(ds: Dataset, weights: Weight, name: str) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def adopt_model(ds: Dataset, weights: Weight, name: str) -> dict[str, Any]:
         "recipes": {}, "manifest": ds.manifest().version, "weights": {"url": weights.url, "sha256": weights.sha256},
         "curve": [], "heldout": {}, "skipped": 0,
     }  # fmt: skip
-    folder = models_folder(ds) / name
+    folder = model_folder(ds, name)
     aside = folder.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
     aside.mkdir(parents=True)
     shutil.copyfile(weights.path / checkpoint.MODEL, aside / checkpoint.MODEL)
@@ -32,4 +32,5 @@ def adopt_model(ds: Dataset, weights: Weight, name: str) -> dict[str, Any]:
     (aside / checkpoint.RECORD).write_bytes(canonical_json({**record, "sha256": digests}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+    keep_model(ds, name, folder)
     return record
