@@ -70,6 +70,7 @@ def recipe_of(
         "params": labeler.params.model_dump(mode="json"),
         "weights": {slot: dict(found) for slot, found in weights.items()},
         "reads": dict(reads),
+        **({"code": dict(labeler.code())} if labeler.code() else {}),
     }
 
 

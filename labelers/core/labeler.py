@@ -95,6 +95,10 @@ class Labeler(ABC):
     def setup(self) -> None:
         """Load networks. Called once, before the first `label`, in the process that labels."""
 
+    def code(self) -> Mapping[str, str]:
+        """Name and version of code outside this project and its dependencies that makes the labels; part of the recipe."""
+        return {}
+
     @abstractmethod
     def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
         """One dict a sample, in order, with an entry for every modality in `produces`: a label, or Null(reason).

@@ -7,7 +7,7 @@ vectors and structures are values of one Parquet column.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,7 +54,7 @@ class Modality:
     """
 
     name: str
-    kind: Literal["map", "features", "vector", "text", "record"]
+    kind: Literal["map", "features", "vector", "text", "record", "embeddings"]
     container: Literal["tar", "parquet"]
     encode: Callable[[Label], Any]
     decode: Callable[[Any], Label]
@@ -75,27 +75,33 @@ def require(ok: bool, what: str) -> None:
         raise LabelError(what)
 
 
-def vector_modality(name: str, dim: int, about: str, on_view: bool = False) -> Modality:
-    """A float32 vector of `dim` finite numbers, stored as a fixed-size list; (dim,)."""
+def vector_modality(name: str, dim: int | Sequence[int], about: str, on_view: bool = False) -> Modality:
+    """A float32 vector of `dim` finite numbers, (dim,), stored as a list of fixed size; of any size in `dim` where its
+    backends differ.
+    """
     from labelers.core.show import Picture
+
+    sizes = (dim,) if isinstance(dim, int) else tuple(dim)
 
     def check(label: Label) -> None:
         require(isinstance(label, np.ndarray) and label.dtype == np.float32, f"{name}: expected float32 array")
-        require(label.shape == (dim,), f"{name}: expected shape ({dim},), got {label.shape}")
+        fits = label.ndim == 1 and label.size in sizes
+        require(fits, f"{name}: expected shape ({' or '.join(map(str, sizes))},), got {label.shape}")
         require(bool(np.isfinite(label).all()), f"{name}: not finite")
 
     def show(label: Label, image: np.ndarray | None) -> Cell:
         """The vector as a strip of coloured bars, blue negative, red positive, scaled to its largest magnitude."""
-        side = int(np.ceil(np.sqrt(dim)))
+        side = int(np.ceil(np.sqrt(label.size)))
         grid = np.zeros(side * side, np.float32)
-        grid[:dim] = label / (np.abs(label).max() + 1e-9)
+        grid[: label.size] = label / (np.abs(label).max() + 1e-9)
         grid = np.kron(grid.reshape(side, side), np.ones((max(1, 112 // side),) * 2, np.float32))
         up, down = np.clip(grid, 0, 1), np.clip(-grid, 0, 1)
         rgb = np.stack([1 - down, 1 - up - down, 1 - up], axis=-1)
         return Picture((np.clip(rgb, 0, 1) * 255).astype(np.uint8))
 
     return Modality(
-        name=name, kind="vector", container="parquet", arrow=pa.list_(pa.float32(), dim),
+        name=name, kind="vector", container="parquet",
+        arrow=pa.list_(pa.float32(), sizes[0]) if len(sizes) == 1 else pa.list_(pa.float32()),
         encode=lambda label: label.tolist(), decode=lambda raw: np.asarray(raw, np.float32),
         check=check, show=show, compare=cosine, about=about, on_view=on_view,
     )  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 
 
 class NetworkParams(Params):
@@ -90,6 +91,23 @@ def load(architecture: str, folder: Path, precision: str = "float32", compile: b
     return torch.compile(network) if compile else network
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The text tokenizer of a checkpoint's folder. ValueError where it holds none: transformers would make one up."""
+    import transformers
+
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise ValueError(f"{folder} holds no tokenizer: none of {', '.join(TOKENIZERS)}; fetch the whole checkpoint")
+    with quiet():
+        try:
+            return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except ImportError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"{folder} holds no tokenizer that transformers reads ({type(error).__name__}: {error})"
+            ) from error
+
+
 class NetworkLabeler(Labeler):
     """Base of labelers with one network of transformers in the weight slot "model".
 
@@ -116,14 +134,20 @@ class NetworkLabeler(Labeler):
         """uint8 (n, h, w, 3), prepared in size -> the network's input."""
         return self.preparation.tensor(images, self.device, self.network.dtype)
 
+    def run(self, pixels: torch.Tensor) -> Any:
+        """The network's output for a batch of inputs."""
+        return self.network(pixels)
+
+    def forward(self, batch: NDArray[np.uint8], read: Callable[[Any], Sequence[T]]) -> Sequence[T]:
+        """Images of the input's size, uint8 (n, h, w, 3), through the network; `read` turns its output into n results."""
+        import torch
+
+        with torch.inference_mode():
+            return read(self.run(self.pixels(batch)))
+
     def batched(
         self, images: Sequence[NDArray[np.uint8]], read: Callable[[Any], Sequence[T]], full: bool = False
     ) -> list[T]:
         """One result for each image of any size: resized, grouped by size, run, and `read` from the network's output."""
-        import torch
-
-        def forward(batch: NDArray[np.uint8]) -> Sequence[T]:
-            with torch.inference_mode():
-                return read(self.network(self.pixels(batch)))
-
-        return in_batches([self.preparation.resized(image) for image in images], forward, self.step, full)
+        prepared = [self.preparation.resized(image) for image in images]
+        return in_batches(prepared, lambda batch: self.forward(batch, read), self.step, full)
