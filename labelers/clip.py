@@ -50,7 +50,7 @@ class Clip(ViewFeatures, NetworkLabeler):
     patch = 16
     sides = (224, 448)
 
-    def tokens(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         out = self.network(self.pixels(views), interpolate_pos_encoding=True)
         patches = self.network.vision_model.post_layernorm(out.last_hidden_state[:, 1:])
         return out.image_embeds, self.network.visual_projection(patches)

@@ -122,7 +122,7 @@ class Dinov2(ViewFeatures):
         self.device = device()
         self._network = load_network(self.files["model"]).to(self.device)
 
-    def tokens(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """Class token and patch tokens, all after the last norm."""
         import torch
 
@@ -145,6 +145,6 @@ class Dinov2Base(ViewFeatures, NetworkLabeler):
     architecture = "Dinov2Model"
     patch = PATCH
 
-    def tokens(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         tokens = self.network(self.pixels(views)).last_hidden_state
         return tokens[:, 0], tokens[:, 1:]

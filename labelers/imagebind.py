@@ -50,7 +50,7 @@ class Imagebind(ViewFeatures):
     backend = "ImageBind ViT-H/14 (package imagebind)"
     produces = (IMAGEBIND_FEATURES, IMAGEBIND_GLOBAL)
     resources = Resources(cpu=1.0, gpu=0.5, batch=32)
-    weights = {"checkpoint": "file:imagebind_huge.pth"}
+    sources = ("checkpoint",)  # imagebind_huge.pth
     licence = Licence("CC-BY-NC-4.0", "CC-BY-NC-4.0", commercial=False)
     default_on = False
     Params = NetworkParams
@@ -89,7 +89,7 @@ class Imagebind(ViewFeatures):
         if self.params.compile:
             self._parts["trunk"] = torch.compile(self._parts["trunk"])
 
-    def tokens(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
         pixels = self.prepare.tensor(views, self.device, getattr(torch, self.params.precision))

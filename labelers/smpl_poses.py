@@ -124,7 +124,7 @@ class SmplPoses(Labeler):
     produces = (SMPL_POSES,)
     reads = ("det",)
     resources = Resources(cpu=1.0, gpu=0.5, batch=8)
-    weights = {"model": "file:smpl"}
+    sources = ("model",)
     licence = Licence("the user's", "SMPL: to be accepted by the user, non-commercial", commercial=False)
     default_on = False
     Params = SmplParams

@@ -174,7 +174,7 @@ def _rows(scale: _Scale) -> tuple[TokenSpec, ...]:
         image_row("imagebind", 224, 14, 1280, scale.features, "features"),
         vector_row("clip_global", 224, 512, scale.vectors),
         vector_row("dinov2_global", 224, 384, scale.vectors),
-        vector_row("imagebind_global", 224, 1024, scale.vectors),
+        vector_row("imagebind_global", 224, 1280, scale.vectors),
         vector_row("minilm_caption", 0, 384, scale.vectors),
         *_SEQUENCES,
         _large(image_row("rgb", 448, 16, 3, scale.rgb, "pixels")),

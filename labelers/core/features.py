@@ -89,7 +89,7 @@ class ViewFeatures(Labeler):
     """Base of labelers that make a map and a vector of a view; `produces` names the two, the map first.
 
     patch: pixels of a side of one position of the map. sides: of the views it takes, in pixels; other images are squeezed
-    into the first. Subclasses implement `tokens`, and set `self.device` in `setup`.
+    into the first. Subclasses implement `embed`, and set `self.device` in `setup`.
     """
 
     patch: ClassVar[int]
@@ -97,7 +97,7 @@ class ViewFeatures(Labeler):
     device: torch.device
 
     @abstractmethod
-    def tokens(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(self, views: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         """Views uint8 (n, s, s, 3) -> a vector each (n, d), and patches row by row (n, (s / patch) squared, c)."""
 
     def features(self, views: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
@@ -121,7 +121,7 @@ class ViewFeatures(Labeler):
         def forward(batch: NDArray[np.uint8]) -> list[tuple[NDArray[np.float16], NDArray[np.float32]]]:
             grid = batch.shape[1] // self.patch
             with torch.inference_mode():
-                vectors, patches = self.tokens(batch)
+                vectors, patches = self.embed(batch)
             maps = patches.float().cpu().numpy().reshape(len(batch), grid, grid, -1)
             with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and then a Null
                 return list(zip(maps.astype(np.float16), vectors.float().cpu().numpy(), strict=True))

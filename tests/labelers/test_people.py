@@ -54,7 +54,10 @@ def test_joints_agree_with_transformers(experts: int, tmp_path: Path) -> None:
     from transformers import VitPoseImageProcessorPil
 
     labeler = tiny.ready(VitPose, tiny_more.vitpose(tmp_path, experts))
-    image, one = tiny.photo((120, 160)), box(60, 30, 90, 90)  # with a margin: at a border scipy does not blend with black
+    image, one = (
+        tiny.photo((120, 160)),
+        box(60, 30, 90, 90),
+    )  # with a margin: at a border scipy does not blend with black
     (row,) = labeler.label([Sample("a", image, labels={"det": [one]})])
     theirs = VitPoseImageProcessorPil.from_pretrained(tmp_path)
     corners = [[[60.0, 30.0, 30.0, 60.0]]]

@@ -49,7 +49,7 @@ def ready(cls: type[Labeler], folder: Path, **params: Any) -> Any:
     from labelers.core.weights import resolve_all
 
     torch.set_num_threads(1)
-    urls = dict.fromkeys(cls.weights, f"file:{folder}")
+    urls = dict.fromkeys((*cls.weights, *cls.sources), f"file:{folder}")
     labeler = cls(cls.Params(**params), {slot: weight.path for slot, weight in resolve_all(urls).items()})
     labeler.setup()
     return labeler
