@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, Incomplete
 from trainer import checkpoint
+from trainer.card import CARD, model_card
 from trainer.evaluate import Heldout, heldout_losses
 from trainer.loader import Corpus, Loader
 from trainer.loss import forward_loss
@@ -90,7 +91,8 @@ def model_folder(ds: Dataset, name: str) -> Path:
 
 
 def keep_model(ds: Dataset, name: str, folder: Path) -> None:
-    """Make a saved checkpoint the one that every reader of the data set finds."""
+    """Give a saved checkpoint its card, and make it the one that every reader of the data set finds."""
+    (folder / CARD).write_text(model_card(ds, checkpoint.read_record(folder)), encoding="utf-8")
     ds.storage.put_folder(f"_models/{name}", folder)
 
 
