@@ -62,6 +62,10 @@ class TokensConfig(_Section):
     holdout: float = Field(0.15, ge=0.0, lt=1.0)
     fit_seconds: float = Field(12.0, gt=0, description="time to fit each network tokenizer")
     fit_steps: int | None = Field(None, ge=1, description="steps instead of seconds: reproducible")
+    fit_buffer: int | None = Field(
+        None, ge=1, description="views a fit holds in memory; more are streamed. null: 1600, of networks on views 240"
+    )
+    fit_workers: int = Field(1, ge=1, description="processes that fit together, under Ray Train")
     modalities: list[str] | None = Field(
         None, description="token modalities or patterns (tok_*@448); null: every one whose source is labelled"
     )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenize_shards.patches import kmeans, nearest
+from tokenize_shards.world import add_up, take_from_first, this_worker
 
 
 class Codebook(nn.Module):
@@ -24,14 +25,15 @@ class Codebook(nn.Module):
     embed: Tensor
     size: Tensor
     total: Tensor
+    chance: Tensor
 
     def __init__(self, heads: int, codes: int, dim: int, cosine: bool, decay: float = 0.99, dead: float = 0.05) -> None:
         super().__init__()
         self.heads, self.codes, self.cosine, self.decay, self.dead = heads, codes, cosine, decay, dead
-        self.generator = torch.Generator()
         self.register_buffer("embed", torch.zeros(heads, codes, dim))
         self.register_buffer("size", torch.zeros(heads, codes), persistent=False)
         self.register_buffer("total", torch.zeros(heads, codes, dim), persistent=False)
+        self.register_buffer("chance", torch.zeros(2, dtype=torch.long), persistent=False)  # seed, steps followed
 
     def prepare(self, z: Tensor) -> Tensor:
         """Latents as they are compared: float32, of unit length where the codebook is cosine."""
@@ -40,10 +42,11 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def start(self, z: Tensor, batch: int, seed: int) -> None:
         """k-means of latents z (n, heads, dim). batch: latents a head in one training step, for the moving averages."""
-        self.generator.manual_seed(seed)
+        self.chance[0] = seed
+        generator = torch.Generator().manual_seed(seed)
         z = self.prepare(z)
         for head in range(self.heads):
-            centres, counts = kmeans(z[:, head], self.codes, self.generator)
+            centres, counts = kmeans(z[:, head], self.codes, generator)
             self.embed[head] = F.normalize(centres, dim=-1) if self.cosine else centres
             share = counts / counts.sum()
             # A code that few rows made is no dead code: keep every one alive for the first moving-average window.
@@ -76,16 +79,22 @@ class Codebook(nn.Module):
         flat = (ids + torch.arange(self.heads, device=ids.device) * self.codes).reshape(-1)
         counts = torch.bincount(flat, minlength=self.heads * self.codes).to(z.dtype).view_as(self.size)
         sums = z.new_zeros(self.heads * self.codes, dim).index_add_(0, flat, z.reshape(-1, dim)).view_as(self.total)
+        add_up(counts, sums)
+        n *= this_worker().size
         self.size.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         moved = self.total / self.size.clamp(min=1e-8)[..., None]
         self.embed.copy_(F.normalize(moved, dim=-1) if self.cosine else moved)
+        self.chance[1] += 1
         floor = self.dead * n / self.codes
-        for head, code in (self.size < floor).nonzero().tolist():
-            row = int(torch.randint(n, (1,), generator=self.generator))
-            self.embed[head, code] = z[row, head]
+        head, code = (self.size < floor).nonzero().unbind(1)
+        if len(head):  # for every worker alike: sizes are sums over them
+            generator = torch.Generator().manual_seed(int(self.chance[0]) * 1_000_003 + int(self.chance[1]))
+            rows = torch.randint(len(z), (len(head),), generator=generator).to(z.device)
+            self.embed[head, code] = z[rows, head]
             self.size[head, code] = 4 * floor
-            self.total[head, code] = 4 * floor * z[row, head]
+            self.total[head, code] = 4 * floor * z[rows, head]
+            take_from_first(self.embed, self.total)
 
 
 # Level counts whose product is near the vocabulary asked for (Mentzer et al. 2023, "Finite Scalar Quantization", table

@@ -1,83 +1,35 @@
 """The `fit` command's work: tokenizers fitted on the data set's own labels, kept by digest, named by the manifest.
 
 Fitting looks at views of its own (another seed than the token shards) of photos that are not held out; the held-out
-figures in each report come from held-out photos. Given up here: streaming; the views of a fit are held in memory, a few
-hundred of them.
+figures in each report come from held-out photos. A fit that is killed goes on from its last snapshot. Several workers,
+each a process with this code and a process group (ray_train.py), fit together; the first of them keeps the result.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from labelers.core.modality import Null
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.records import canonical_json, file_sha256
-from tokenize_shards.holdout import held_out
-from tokenize_shards.inputs import Cut, ShardViews
+from tokenize_shards.fit_page import render_fit
+from tokenize_shards.fit_state import StoredState
+from tokenize_shards.gather import FitData, Gatherer
 from tokenize_shards.kinds import make_mask_codec, make_pose_codec, make_tokenizer
 from tokenize_shards.sequence import CODECS, SequenceTokenizer, codec_items
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.text import NAME as TEXT
 from tokenize_shards.text import fit_text, vocabulary
-from tokenize_shards.tokenize import grouped, owners, view_labeler, wanted_specs
+from tokenize_shards.tokenize import grouped, owners, wanted_specs
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
 from tokenize_shards.wordpiece import WordPiece
+from tokenize_shards.world import this_worker
 
-FIT_SEED = 0x5EED  # added to the seed of the views, so that a fit sees other crops than are tokenized
-MAX_VIEWS = {"cut": 1600, "on_view": 240}  # views of a fit, held-out ones included; networks on views are slow
 Progress = Callable[[str, int, int, str], None]
-
-
-@dataclass(frozen=True)
-class FitData:
-    """Inputs of one tokenizer: views of photos to learn from, and of held-out ones."""
-
-    train: list[Cut]
-    heldout: list[Cut]
-
-
-class Gatherer:
-    """Reads inputs for fits from the shards, evenly over all photos, up to a number of views."""
-
-    def __init__(self, ds: Dataset, config: Config) -> None:
-        self.ds, self.seed = ds, config.tokens.seed + FIT_SEED
-        self.held = {k: held_out(ds.ids(k), config.tokens.holdout) for k in ds.shards()}
-        self.samples = sum(len(held) for held in self.held.values())
-
-    def _rows(self, limit: int) -> tuple[dict[int, list[int]], int]:
-        """Rows of each shard to look at, and views a row, so that at most `limit` views are made."""
-        stride, first = max(1, -(-self.samples // limit)), 0
-        rows = {}
-        for k, held in self.held.items():  # every stride-th sample of the data set, not of each shard
-            rows[k] = list(range(-first % stride, len(held), stride))
-            first += len(held)
-        return rows, int(np.clip(limit // max(1, sum(map(len, rows.values()))), 1, 8))
-
-    def gather(self, members: Sequence[TokenSpec]) -> dict[str, FitData]:
-        """The inputs of one group of token modalities, by name."""
-        target = view_labeler(self.ds, members)
-        labeler = target.build(self.ds) if target else None
-        rows, views = self._rows(MAX_VIEWS["on_view" if labeler else "cut"])
-        data = {spec.name: FitData([], []) for spec in members}
-        for k, chosen in rows.items():
-            if not chosen:
-                continue
-            shard = ShardViews(self.ds, k, range(views), self.seed, chosen)
-            if labeler is not None:
-                found = shard.on_view(labeler, members)
-            else:
-                found = {spec.name: shard.cut(spec, self.ds.current(spec.modality)) for spec in members}
-            for name, cuts in found.items():
-                for row, views_of_row in zip(chosen, cuts, strict=True):
-                    if not isinstance(views_of_row, Null):
-                        (data[name].heldout if self.held[k][row] else data[name].train).extend(views_of_row)
-        return data
 
 
 def fit_all(
@@ -107,46 +59,85 @@ def fit_all(
         for spec in members:
             if spec.kind == "sequence" and words is None:
                 words = vocabulary(ds, config)
+            state = _state(ds, spec, config)
             try:
-                tokenizer, report = _fit_one(spec, data[spec.name], words, config, progress)
+                tokenizer, report = _fit_one(spec, data[spec.name], words, config, progress, state)
             except FitError as error:
                 if only:
                     raise
                 progress(spec.name, 100, 100, f"left out: {error}")
                 continue
-            reports[spec.name] = _keep(ds, spec, tokenizer, report)
+            if not this_worker().rank:
+                reports[spec.name] = _keep(ds, spec, tokenizer, report, data[spec.name])
+                state.clear()
             progress(spec.name, 100, 100, "")
     return reports
 
 
+def fit_together(ds: Dataset, config: Config, only: Sequence[str], again: bool) -> dict[str, dict[str, Any]]:
+    """`fit_all` in config.tokens.fit_workers processes under Ray Train, each with a GPU where there are any."""
+    import torch
+
+    from pipeline.execution.ray_train import run_workers
+
+    before = ds.manifest().tokenizers
+    settings = {"config": config.model_dump(), "only": list(only), "again": again}
+    run_workers(fit_as_worker, settings, config.tokens.fit_workers, torch.cuda.is_available())
+    after = ds.manifest().tokenizers
+    return {name: fit_report(ds, name) or {} for name in after if again or after[name] != before.get(name)}
+
+
+def fit_as_worker(config: dict[str, Any], only: Sequence[str], again: bool) -> None:
+    """What each process of `fit_together` does."""
+    settings = Config(**config)
+    fit_all(Dataset.open(settings.root), settings, only, again, lambda *_: None)
+
+
+def _state(ds: Dataset, spec: TokenSpec, config: Config) -> StoredState:
+    """Where snapshots of this fit are: under a key of all that decides it."""
+    tokens = config.tokens
+    decides = {
+        "spec": asdict(spec), "seed": tokens.seed, "holdout": tokens.holdout, "seconds": tokens.fit_seconds,
+        "steps": tokens.fit_steps, "reads": ds.current(spec.modality), "shards": len(ds.shards()),
+        "workers": this_worker().size,
+    }  # fmt: skip
+    key = hashlib.sha256(canonical_json(decides)).hexdigest()[:16]
+    return StoredState(ds.storage, f"{spec.name}-{key}")
+
+
 def _fit_one(
-    spec: TokenSpec, data: FitData, words: WordPiece | None, config: Config, progress: Progress
+    spec: TokenSpec, data: FitData, words: WordPiece | None, config: Config, progress: Progress, state: StoredState
 ) -> tuple[Tokenizer, FitReport]:
     budget: dict[str, Any] = {"seconds": config.tokens.fit_seconds}
     if config.tokens.fit_steps:
         budget = {"steps": config.tokens.fit_steps}
+    reached = 0
 
     def tick(step: int, loss: float, left: float) -> None:
+        nonlocal reached
         total = config.tokens.fit_steps or config.tokens.fit_seconds
         done = step / total if config.tokens.fit_steps else 1 - left / total
-        progress(spec.name, min(99, int(100 * done)), 100, "")
+        reached = max(reached, min(99, int(100 * done)))  # a later stage counts from 0 again
+        progress(spec.name, reached, 100, "")
 
     if spec.kind == "sequence":
         assert words is not None
-        return _fit_sequence(spec, data, words, config, budget, tick)
+        return _fit_sequence(spec, data, words, config, budget, tick, state)
     if not data.train:
         raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
     tokenizer = make_tokenizer(spec)
     if spec.kind == "mlp_pq" and "seconds" in budget:
         budget = {"seconds": budget["seconds"] / 3}  # a small network and few vectors: more time changes nothing
-    train = np.stack(data.train)
-    heldout = np.stack(data.heldout) if data.heldout else train[:0]
-    return tokenizer, tokenizer.fit(train, heldout, seed=config.tokens.seed, progress=tick, **budget)
+    report = tokenizer.fit(
+        data.source(), data.heldout_array(), seed=config.tokens.seed, progress=tick, state=state, **budget
+    )
+    return tokenizer, report
 
 
 def _fit_sequence(
-    spec: TokenSpec, data: FitData, words: WordPiece, config: Config, budget: dict[str, Any], tick: Callable[..., None]
-) -> tuple[Tokenizer, FitReport]:
+    spec: TokenSpec, data: FitData, words: WordPiece, config: Config, budget: dict[str, Any],
+    tick: Callable[..., None], state: StoredState,
+) -> tuple[Tokenizer, FitReport]:  # fmt: skip
     """The sequence tokenizer of a modality; where its grammar needs a codec (of body poses, of masks), that is fitted
     first, and its figures are reported.
     """
@@ -163,17 +154,20 @@ def _fit_sequence(
     poses = spec.content == "human_poses"
     codec: Tokenizer = make_pose_codec(spec, train.shape[1]) if poses else make_mask_codec(spec)
     share = {"seconds": budget["seconds"] / 2} if poses and "seconds" in budget else budget
-    report = codec.fit(train, heldout, seed=seed, progress=tick, **share)
+    report = codec.fit(train, heldout, seed=seed, progress=tick, state=state, **share)
     return SequenceTokenizer(spec.modality, limit, words, codec, seed, spec.content), report
 
 
-def _keep(ds: Dataset, spec: TokenSpec, tokenizer: Tokenizer, report: FitReport) -> dict[str, Any]:
-    """Store the tokenizer by digest and its report beside it, and let the manifest name it."""
+def _keep(ds: Dataset, spec: TokenSpec, tokenizer: Tokenizer, report: FitReport, data: FitData) -> dict[str, Any]:
+    """Store the tokenizer by digest, its report and its page beside it, and let the manifest name it."""
     with ds.storage.scratch() as folder:
         path = folder / spec.name
         tokenizer.save(path)
         sha256 = file_sha256(path)
         ds.put_weights(path, sha256)
+        page = folder / "page.html"
+        if render_fit(spec, tokenizer, report, data, page):
+            ds.storage.publish(page, f"_fits/{sha256}.html")
     record = {**report.to_json(), "sha256": sha256, "vocab": tokenizer.vocab, "tokens": tokenizer.tokens}
     ds.storage.put_if_absent(f"_fits/{sha256}.json", canonical_json(record))
     ds.update_manifest(tokenizers={spec.name: sha256})

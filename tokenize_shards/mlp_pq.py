@@ -18,10 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenize_shards.codebook import Codebook
-from tokenize_shards.fitting import Best, Budget, Schedule, batches, optimise, pick_device, usage
+from tokenize_shards.fit_state import FitState, Snapshot
+from tokenize_shards.fitting import Best, Budget, Loop, Schedule, pick_device, usage
 from tokenize_shards.patches import pca
+from tokenize_shards.source import InMemory, Position, Source, as_source
 from tokenize_shards.tokenizer import FitError, FitReport, Progress, Tokenizer
+from tokenize_shards.world import this_worker
 
+_START_VECTORS = 20_000  # vectors that start values and figures look at
 JITTER = 0.02  # noise on training vectors, in their standard deviations; few vectors are learned by heart without it
 
 
@@ -42,6 +46,7 @@ class MLPPQConfig:
     depth: int = 2
     batch: int = 64
     lr: float = 5e-4
+    ema: float = 0.999
 
     def __post_init__(self) -> None:
         if self.content == "landmarks" and self.dim % 3:
@@ -72,6 +77,8 @@ class Mlp(nn.Module):
 
 class Network(nn.Module):
     """Encoder, product codebook and decoder of a config."""
+
+    gentle = {"encoder_line": 0.1, "decoder_line": 0.1}  # see vit_vq_network.Network
 
     scale: Tensor
 
@@ -129,16 +136,18 @@ class MLPPQ(Tokenizer):
     # -- fitting
 
     def fit(
-        self, train: np.ndarray, heldout: np.ndarray, *, seconds: float | None = None, steps: int | None = None,
-        seed: int = 0, progress: Progress | None = None,
+        self, train: np.ndarray | Source, heldout: np.ndarray, *, seconds: float | None = None,
+        steps: int | None = None, seed: int = 0, progress: Progress | None = None, state: FitState | None = None,
     ) -> FitReport:  # fmt: skip
         budget = Budget(seconds, steps)
-        if not len(train):
+        source = as_source(train)
+        if not len(source):
             raise FitError(
                 f"{self.spec.modality}: no training sample has this modality, so its tokenizer has nothing to learn from; "
                 "label it first, lower the held-out share, or leave it out of the tokens"
             )
-        x = self._tensor(train)
+        some = source.sample(_START_VECTORS)
+        x = self._tensor(some)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Network(self.spec).to(self.device)
@@ -146,28 +155,36 @@ class MLPPQ(Tokenizer):
         network.scale.copy_(x.std().clamp(min=1e-6) if len(x) > 1 else torch.ones(()))
         x = x / network.scale
         # One part in eight is watched for over-fitting; with few vectors the start values are often already the best.
-        watched = x[::8] if len(x) >= 32 else x
-        learned = x[torch.arange(len(x)) % 8 != 0] if len(x) >= 32 else x
-        network.start(learned, self.spec.batch, seed)
-        best = Best(network, lambda: self._watch(watched))
-        done, losses = optimise(
-            network, self._batches(learned, seed), self._loss, budget, schedule=Schedule(lr=self.spec.lr),
-            what=self.spec.modality, progress=progress, best=best,
+        aside = np.arange(len(x)) % 8 == 0 if len(x) >= 32 else np.zeros(len(x), bool)
+        watched = x[torch.from_numpy(aside)] if aside.any() else x
+        if isinstance(source, InMemory) and len(source) == len(x):
+            source = InMemory(source.views[~aside])
+        found = state.load("fit") if state else None
+        if found is None:
+            network.start(x[torch.from_numpy(~aside)], self.spec.batch * this_worker().size, seed)
+        vectors = _Vectors(self, source, x.std(0) if len(x) > 1 else torch.zeros_like(x[0]), seed, found)
+        loop = Loop(
+            network, vectors, self._loss, budget, schedule=Schedule(lr=self.spec.lr, ema=self.spec.ema),
+            what=self.spec.modality, progress=progress, best=Best(network, lambda: self._watch(watched)), state=state,
         )  # fmt: skip
-        seen, metrics = self.encode(train), dict[str, float]()
+        if found is not None:
+            loop.resume(found)
+        try:
+            done, losses = loop.run()
+        finally:
+            vectors.close()
+        return self._report(some, heldout, done, budget.spent(), losses)
+
+    def _report(
+        self, some: np.ndarray, heldout: np.ndarray, done: int, seconds: float, losses: list[tuple[int, float]]
+    ) -> FitReport:
+        seen, metrics = self.encode(some), dict[str, float]()
         if len(heldout):
             unseen = self.encode(heldout)
             metrics = self._measure(heldout, self.decode(unseen))
             seen = np.concatenate([seen, unseen])
         used, perplexity = usage(seen, self.vocab)
-        return FitReport(self.kind, done, budget.spent(), losses, metrics, used, perplexity)
-
-    def _batches(self, x: Tensor, seed: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        spread = x.std(0, keepdim=True) if len(x) > 1 else torch.zeros_like(x)
-        for index in batches(len(x), self.spec.batch, seed):
-            chosen = x[torch.from_numpy(index)]
-            yield chosen + JITTER * spread * torch.randn(chosen.shape, generator=generator).to(x.device)
+        return FitReport(self.kind, done, seconds, losses, metrics, used, perplexity)
 
     def _distance(self, output: Tensor, target: Tensor) -> Tensor:
         if self.spec.content == "embedding":
@@ -203,10 +220,13 @@ class MLPPQ(Tokenizer):
             raise ValueError(f"{self.spec.modality}: a vector has numbers that are not finite")
         return torch.from_numpy(flat).to(self.device)
 
-    def _fitted(self) -> Network:
+    def _fitted_or_not(self) -> Network:
         if self.network is None:
             raise ValueError(f"{self.spec.modality}: the tokenizer is not fitted; call fit or load a file first")
-        return self.network.eval()
+        return self.network
+
+    def _fitted(self) -> Network:
+        return self._fitted_or_not().eval()
 
     @torch.inference_mode()
     def encode(self, batch: np.ndarray) -> np.ndarray:
@@ -243,3 +263,30 @@ class MLPPQ(Tokenizer):
         network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
         tokenizer.network = network.to(tokenizer.device).eval()
         return tokenizer
+
+
+class _Vectors:
+    """Endless training batches: scaled vectors with a little noise that (seed, batch number, worker) decide."""
+
+    def __init__(self, owner: MLPPQ, source: Source, spread: Tensor, seed: int, found: Snapshot | None) -> None:
+        self.owner, self.spread, self.seed, self.worker = owner, spread, seed, this_worker()
+        block, batch = found.meta["position"] if found else (0, 0)
+        self.number = int(found.meta["step"]) if found else 0
+        self.batches = source.batches(owner.spec.batch, seed, self.worker, (int(block), int(batch)))
+
+    @property
+    def position(self) -> Position:
+        return self.batches.position
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        network = self.owner._fitted_or_not()
+        x = self.owner._tensor(next(self.batches)) / network.scale
+        noise = np.random.default_rng([self.seed, self.number, self.worker.rank]).normal(size=x.shape)
+        self.number += 1
+        return x + JITTER * self.spread * torch.from_numpy(noise).to(x)
+
+    def close(self) -> None:
+        self.batches.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _WIDE = 1024  # numbers a patch above which principal components are found by iteration, not all at once
 _CELLS = 1 << 25  # distances held at once by `nearest`: 128 MiB of float32
@@ -27,6 +27,12 @@ def unpatchify(patches: Tensor, patch: int, channels: int, rows: int, cols: int)
     """The inverse of `patchify`: (n, rows * cols, channels * patch * patch) -> (n, channels, H, W)."""
     cells = patches.reshape(-1, rows, cols, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
     return cells.reshape(-1, channels, rows * patch, cols * patch)
+
+
+def start_at_zero(layer: nn.Module) -> None:
+    """Weights and biases 0: what the layer adds begins as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class SequenceTokenizer(Tokenizer):
 
     def fit(
         self, train: Any, heldout: Any, *, seconds: float | None = None, steps: int | None = None, seed: int = 0,
-        progress: Progress | None = None,
+        progress: Progress | None = None, state: Any = None,
     ) -> FitReport:  # fmt: skip
         """Nothing is learned here: the vocabulary and the codec are fitted before. Reports the use of the vocabulary."""
         tokens = self.encode([*train, *heldout])

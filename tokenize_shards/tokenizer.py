@@ -15,13 +15,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pipeline.errors import ConfigError, ManymodalError
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from tokenize_shards.fit_state import FitState
+
+FORMAT = 2  # 2: the linear decoder of vit_vq sees neighbours
 METADATA_KEY = "manymodal_tokenizer"  # one key only: safetensors does not keep the order of several
 
 # Where each kind lives; imported only when a file of that kind is opened, so that reading text tokens needs no torch.
@@ -86,9 +89,11 @@ class Tokenizer(ABC):
         steps: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        state: FitState | None = None,
     ) -> FitReport:
         """Learn from `train`, measure on `heldout` (same encoding, may be empty). Exactly one of seconds (wall clock,
-        start values included) and steps (reproducible) is given. FitError where there is nothing to learn from.
+        start values included) and steps (reproducible) is given. Networks take a `source.Source` for `train` as well, and
+        go on from the snapshots in `state`. FitError where there is nothing to learn from.
         """
 
     @abstractmethod

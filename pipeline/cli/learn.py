@@ -12,14 +12,19 @@ from pipeline.cli.data import AsJson, Assign, Run, Target, carded, finish, setti
 Tokens = Annotated[
     list[str] | None, typer.Option("--only", help="Only this token modality (tok_rgb), or pattern; fit: also text.")
 ]
+Workers = Annotated[int | None, typer.Option("--workers", help="Processes that fit together, under Ray Train.", min=1)]
 Refit = Annotated[bool, typer.Option("--again", help="Fit anew even where the manifest has a tokenizer.")]
 
 
 def fit(
-    target: Target, only: Tokens = None, again: Refit = False, assign: Assign = None, as_json: AsJson = False
-) -> None:
-    """Fit the tokenizers that are missing, on the data set's own labels."""
-    fits = run_fit(settings(target, assign), only or [], again, quiet=as_json)
+    target: Target, only: Tokens = None, again: Refit = False, workers: Workers = None, assign: Assign = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Fit the tokenizers that are missing, on the data set's own labels. A fit that was killed goes on."""
+    config = settings(target, assign)
+    if workers:
+        config.tokens.fit_workers = workers
+    fits = run_fit(config, only or [], again, quiet=as_json)
     if as_json:
         from pipeline.cli.console import print_json
 
@@ -31,11 +36,14 @@ def run_fit(config: Any, only: list[str], again: bool = False, quiet: bool = Fal
     from pipeline.cli.console import bars, table
     from pipeline.dataset import Dataset
     from pipeline.run import record_run
-    from tokenize_shards.fit import fit_all
+    from tokenize_shards.fit import fit_all, fit_together
 
     ds, start = Dataset.open(config.root), time.monotonic()
-    with bars(f"Fit tokenizers of {config.root}", "%", quiet) as progress:
-        fits = fit_all(ds, config, only, again, progress)
+    if config.tokens.fit_workers > 1:
+        fits = fit_together(ds, config, only, again)
+    else:
+        with bars(f"Fit tokenizers of {config.root}", "%", quiet) as progress:
+            fits = fit_all(ds, config, only, again, progress)
     if fits:
         record_run(ds, config, "fit", seconds=round(time.monotonic() - start, 2), items=len(fits))
     rows = [

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tokenize_shards.fitting import Best, Budget, Schedule, batches, optimise, thin, usage
+from tokenize_shards.fitting import Best, Budget, Schedule, optimise, thin, usage
 from tokenize_shards.tokenizer import FitError
 
 DATA = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -91,17 +91,6 @@ def test_the_rate_rises_to_its_top_and_falls_to_zero(share: float, warmup: float
     rising = schedule.at(other) <= schedule.at(share) if share < warmup else True
     falling = schedule.at(other) >= schedule.at(share) if other >= warmup else True
     assert rising and falling
-
-
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 5))
-def test_batches_pass_over_everything(n: int, size: int, seed: int) -> None:
-    stream, again = batches(n, size, seed), batches(n, size, seed)
-    drawn = [next(stream) for _ in range(3 * n)]
-    assert all(len(index) == min(n, size) for index in drawn)
-    assert all(np.array_equal(index, next(again)) for index in drawn)
-    flat = np.concatenate(drawn)
-    for start in range(0, len(flat) - n + 1, n):
-        assert sorted(flat[start : start + n]) == list(range(n)), "each pass sees everything once"
 
 
 def fit(point: Point, steps: int, loss: Callable[[Tensor], Tensor] | None = None, lr: float = 0.1, **extra: Any) -> Any:
