@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, LabelError, Modality, Null
@@ -22,6 +24,8 @@ Labels = dict[str, Label | Null]
 Guard = Callable[[Sequence[Sample]], contextlib.AbstractContextManager[None]]
 FAILED = "labeler failed: "  # how the reason of a null begins when the labeler raised or broke its promise
 KILLED = "killed the worker"
+WINDOW = 8  # batches of samples that may wait for others of their size
+MOST_PIXELS = 1 << 30  # bytes of images that may wait
 
 
 class _TooLong(Exception):
@@ -54,36 +58,88 @@ def unguarded(samples: Sequence[Sample]) -> Iterator[None]:
     yield
 
 
+Kept = Any  # what `keep` makes of a checked row
+
+
 class Batches:
-    """One labeler and how it is called: images a batch, seconds a batch may take (0: no limit), a guard round it."""
+    """One labeler and how it is called: images a batch, seconds a batch may take (0: no limit), a guard round it.
 
-    def __init__(self, labeler: Labeler, size: int, seconds: float = 0.0, guard: Guard = unguarded) -> None:
+    Samples are added one by one and labelled as soon as a batch is full, so that a shard is never in memory as a whole;
+    `keep` says what stays of each row of labels until the end. Batches depend on the order of the samples alone: the
+    same shard gives the same batches. Those of a labeler with `by_resolution` hold images of one size each. busy:
+    seconds spent in the labeler so far.
+    """
+
+    def __init__(
+        self,
+        labeler: Labeler,
+        size: int,
+        seconds: float = 0.0,
+        guard: Guard = unguarded,
+        poison: Collection[str] = (),
+        keep: Callable[[Labels], Kept] = lambda row: row,
+    ) -> None:
         self.labeler, self.size, self.seconds, self.guard = labeler, size, seconds, guard
+        self.poison, self.keep, self.busy = poison, keep, 0.0
+        self._rows: list[Kept] = []  # in order; None while the sample waits
+        self._tried = 0
+        self._waiting: dict[tuple[int, ...], list[tuple[int, Sample]]] = {}  # with their places
+        self._pixels = 0  # bytes of images that wait
+        self._failures: list[str] = []
 
-    def label(self, samples: Sequence[Sample | Null], poison: Collection[str] = ()) -> list[Labels]:
-        """One dict of checked labels a sample, in order. A sample that is a Null already has that Null everywhere.
+    def label(self, samples: Sequence[Sample | Null]) -> list[Kept]:
+        """All of a list at once; see `finish`."""
+        for sample in samples:
+            self.add(sample)
+        return self.finish()
 
-        poison: ids that are not even tried, because they killed workers before. Incomplete where the labeler fails on
-        every one of several samples.
+    def add(self, sample: Sample | Null) -> None:
+        """The next sample. One that is a Null already has that Null everywhere; one that is poison (it killed workers
+        before) is not even tried.
         """
-        real = [s for s in samples if not isinstance(s, Null) and s.id not in poison]
-        rows: dict[str, Labels] = {}
-        at = 0
-        while at < len(real):
-            batch = real[at : at + self.size]
-            at += len(batch)
-            rows |= {s.id: row for s, row in zip(batch, self._batch(batch), strict=True)}
-        failures = [reason for row in rows.values() if (reason := _failure(row))]
-        if len(rows) > 1 and len(failures) == len(rows):
+        if isinstance(sample, Null) or sample.id in self.poison:
+            self._rows.append(self.keep(self._nulls(sample if isinstance(sample, Null) else _KILLER)))
+            return
+        key = sample.image.shape[:2] if self.labeler.by_resolution else ()
+        group = self._waiting.setdefault(key, [])
+        group.append((len(self._rows), sample))
+        self._rows.append(None)
+        self._pixels += sample.image.nbytes
+        if len(group) >= self.size:
+            self._flush(key)
+        elif self._pixels > MOST_PIXELS or sum(map(len, self._waiting.values())) >= WINDOW * self.size:
+            self._flush(*self._waiting)
+
+    def finish(self) -> list[Kept]:
+        """Label what is left; one kept row a sample, in order. Incomplete where the labeler fails on every one of
+        several samples.
+        """
+        self._flush(*self._waiting)
+        if self._tried > 1 and len(self._failures) == self._tried:
             raise Incomplete(
-                f"{self.labeler.name} fails on every sample of the shard; nothing committed. First: {failures[0]}"
+                f"{self.labeler.name} fails on every sample of the shard; nothing committed. First: {self._failures[0]}"
             )
-        return [self._nulls(s) if isinstance(s, Null) else rows.get(s.id) or self._nulls(_KILLER) for s in samples]
+        return self._rows
+
+    def _flush(self, *keys: tuple[int, ...]) -> None:
+        for key in keys:
+            waiting = self._waiting.pop(key)
+            self._pixels -= sum(sample.image.nbytes for _, sample in waiting)
+            self._tried += len(waiting)
+            at = 0
+            while at < len(waiting):  # the size may shrink on the way
+                batch = waiting[at : at + self.size]
+                at += len(batch)
+                for (place, _), row in zip(batch, self._batch([sample for _, sample in batch]), strict=True):
+                    if reason := _failure(row):
+                        self._failures.append(reason)
+                    self._rows[place] = self.keep(row)
 
     def _nulls(self, null: Null) -> Labels:
         return {modality.name: null for modality in self.labeler.produces}
 
     def _batch(self, samples: Sequence[Sample]) -> list[Labels]:
+        start = time.perf_counter()
         try:
             with self.guard(samples), time_limit(self.seconds):
                 rows = self.labeler.label(samples)
@@ -98,10 +154,12 @@ class Batches:
                 if isinstance(error, MemoryError):
                     raise
                 return [self._nulls(Null(f"{FAILED}{type(error).__name__.strip('_')}: {one_line(error)}"))]
-            half = len(samples) // 2
-            if memory:
-                self.size = min(self.size, half)
-            return self._batch(samples[:half]) + self._batch(samples[half:])
+        finally:
+            self.busy += time.perf_counter() - start
+        half = len(samples) // 2
+        if memory:
+            self.size = min(self.size, half)
+        return self._batch(samples[:half]) + self._batch(samples[half:])
 
 
 _KILLER = Null(f"{FAILED}{KILLED}")

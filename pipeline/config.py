@@ -23,9 +23,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ResourcesConfig(_Section):
+    """What one worker of a labeler takes, where it is not what the labeler says: CPU cores, share of a GPU, and further
+    resources that nodes declare, by name.
+    """
+
+    cpu: float | None = Field(None, ge=0)
+    gpu: float | None = Field(None, ge=0)
+    custom: dict[str, float] = {}
+
+
 class LabelerConfig(_Section):
     """One labeler's settings. enabled: null leaves it to the labeler. params: its own parameters. weights: URL by slot.
-    store: keep dense features in shards.
+    store: keep dense features in shards. resources: of a worker; they change no byte of a label.
     """
 
     enabled: bool | None = None
@@ -33,6 +43,7 @@ class LabelerConfig(_Section):
     weights: dict[str, str] = {}
     store: bool = False
     batch: int | None = Field(None, ge=1)
+    resources: ResourcesConfig = ResourcesConfig()
 
 
 class TextConfig(_Section):
@@ -73,12 +84,17 @@ class TokensConfig(_Section):
 
 class Limits(_Section):
     """Seconds after which a run gives up on something. batch: a call of a labeler, whose samples are then tried in
-    halves. shard: a worker on one shard, which is then replaced (Ray only). stall: a run in which no shard ends.
+    halves. stall: a run in which no shard ends. On Ray also: shard: a worker on one shard, which is then replaced.
+    start: a worker that does not come up. silence: a node or a worker that gives no sign of life. node: how long to
+    wait for a node that can hold a worker, where none can now; clusters that grow on demand need minutes.
     """
 
     batch_seconds: float = Field(600.0, ge=0)
     shard_seconds: float = Field(3600.0, gt=0)
     stall_seconds: float = Field(7200.0, gt=0)
+    start_seconds: float = Field(900.0, gt=0)
+    silence_seconds: float = Field(60.0, gt=0)
+    node_seconds: float = Field(0.0, ge=0)
 
 
 class Config(_Section):
@@ -89,6 +105,7 @@ class Config(_Section):
     shard_size: int = Field(32, ge=1, le=1_000_000)
     sources: list[str] = []
     executor: Literal["ray", "local"] = "ray"
+    share_decode: bool = Field(True, description="labelers that fit into one worker look at the same decoded images")
     labelers: dict[str, LabelerConfig] = {}
     tokens: TokensConfig = TokensConfig()
     limits: Limits = Limits()

@@ -5,17 +5,20 @@ checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from labelers.core.images import decode_stored
 from labelers.core.labeler import Sample
 from labelers.core.modality import Label, Modality, Null
 from pipeline import weights
+from pipeline.ahead import ahead
 from pipeline.commits import commit_key, data_key, read_commit
 from pipeline.errors import ConfigError, DamageError, ManymodalError
 from pipeline.records import (
@@ -40,6 +43,7 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 IMAGE_EXTS = ("jpg", "png", "webp")
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 class Dataset:
@@ -247,13 +251,41 @@ class Dataset:
             raise ConfigError(f"{self.storage.url}: has no {modality} yet. Run `manymodal label` with it enabled.")
         return recipe
 
-    def image_files(self, k: int) -> list[tuple[str, dict[str, bytes]]]:
+    def image_files(self, k: int, recipe: str | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
         """(id, {extension: bytes}) of the rgb shard, in index order: the image file and its side-cars."""
-        path, _ = self.open_shard("rgb", self.current("rgb"), k)
-        pairs = [(key, members) for key, members in iter_tar(path) if key != HEADER]
-        if [key for key, _ in pairs] != self.ids(k):
-            raise DamageError(f"{self.storage.url}/{path.name}: rgb ids are not those of index shard {k}, in order")
-        return pairs
+        path, _ = self.open_shard("rgb", recipe or self.current("rgb"), k)
+        ids = self.ids(k)
+        found = 0
+        for key, members in iter_tar(path):
+            if key == HEADER:
+                continue
+            if found == len(ids) or key != ids[found]:
+                break
+            found += 1
+            yield key, members
+        else:
+            if found == len(ids):
+                return
+        raise DamageError(f"{self.storage.url}/{path.name}: rgb ids are not those of index shard {k}, in order")
+
+    def stream(
+        self, k: int, pixels: bool = True, recipe: str | None = None, threads: int = 1
+    ) -> Iterator[Sample | Null]:
+        """The samples of a shard in index order, without labels, decoded by threads ahead of whoever takes them; a Null
+        for one that was removed. pixels: False gives empty images.
+        """
+
+        def sample(file: tuple[IndexRow, dict[str, bytes]]) -> Sample | Null:
+            row, members = file
+            if NULL_EXT in members:
+                return Null(members[NULL_EXT].decode())
+            ext = next(e for e in members if e in IMAGE_EXTS)
+            image = decode_stored(members[ext]) if pixels else NO_PIXELS
+            sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
+            return Sample(row.id, image, sidecars, uri=row.uri, size=(row.height, row.width))
+
+        files = ((row, members) for row, (_, members) in zip(self.index(k), self.image_files(k, recipe), strict=True))
+        return ahead(sample, files, threads) if pixels else map(sample, files)
 
     def samples(
         self, k: int, reads: Mapping[str, tuple[Modality, str]] | None = None, pixels: bool = True
@@ -261,22 +293,12 @@ class Dataset:
         """The samples of a shard in index order, decoded, with the labels named in `reads` (name -> modality, recipe);
         a Null for a sample that was removed.
         """
-        import numpy as np
-
-        from labelers.core.images import decode
-
         columns = {name: self.labels(m, k, recipe) for name, (m, recipe) in (reads or {}).items()}
-        empty = np.zeros((0, 0, 3), np.uint8)
-        samples: list[Sample | Null] = []
-        rows = self.index(k)
-        for i, (key, members) in enumerate(self.image_files(k)):
-            if NULL_EXT in members:
-                samples.append(Null(members[NULL_EXT].decode()))
-                continue
-            ext = next(e for e in members if e in IMAGE_EXTS)
-            image = decode(members[ext]).image if pixels else empty
-            sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
-            labels = {name: column[i] for name, column in columns.items()}
-            size = rows[i].height, rows[i].width
-            samples.append(Sample(key, image, sidecars, labels, rows[i].uri, size))
-        return samples
+        return [with_labels(s, columns, i) for i, s in enumerate(self.stream(k, pixels))]
+
+
+def with_labels(sample: Sample | Null, columns: Mapping[str, Sequence[Label | Null]], i: int) -> Sample | Null:
+    """The sample with row i of the columns as its labels."""
+    if isinstance(sample, Null) or not columns:
+        return sample
+    return replace(sample, labels={name: column[i] for name, column in columns.items()})

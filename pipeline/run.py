@@ -103,7 +103,7 @@ def choose_executor(config: Config, items: Sequence[Item], notes: list[str]) -> 
     except RayUnavailable as error:
         notes.append(f"Ray could not start ({error}); ran in this process instead.")
         return LocalExecutor()
-    return RayExecutor(config.limits.stall_seconds, config.limits.shard_seconds)
+    return RayExecutor(config.limits)
 
 
 def execute(
@@ -123,7 +123,7 @@ def execute(
     report = Report(command, todo=len(items))
     totals = {step.name: sum(item.step == step.name for item in items) for step in steps}
     report.steps = {
-        name: {"todo": n, "done": 0, "failed": 0, "samples": 0, "nulls": 0, "seconds": 0.0}
+        name: {"todo": n, "done": 0, "failed": 0, "samples": 0, "nulls": 0, "seconds": 0.0, "in_labelers": 0.0}
         for name, n in totals.items()
     }
     if not items:
@@ -135,6 +135,7 @@ def execute(
     def on_done(outcome: Done) -> None:
         row = report.steps[outcome.step]
         row["seconds"] = round(row["seconds"] + outcome.seconds, 3)
+        row["in_labelers"] = round(row["in_labelers"] + outcome.busy, 3)
         if outcome.error:
             report.failed, row["failed"] = report.failed + 1, row["failed"] + 1
             report.errors.append(f"{outcome.step}, shard {outcome.shard}: {outcome.error}")

@@ -13,6 +13,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,15 +98,24 @@ def write_labels(
     for label in labels:
         if not isinstance(label, Null):
             modality.check(label)
+    write_stored(path, modality, ids, [stored(modality, label) for label in labels], inputs)
+
+
+def stored(modality: Modality, label: Label | Null) -> Any | Null:
+    """A label in the form in which it is stored; a Null stays one."""
+    return label if isinstance(label, Null) else modality.encode(label)
+
+
+def write_stored(
+    path: Path, modality: Modality, ids: Sequence[str], values: Sequence[Any | Null], inputs: Mapping[str, str]
+) -> None:
+    """Write labels that were checked and encoded before, one or a Null an id."""
     if modality.container == "tar":
-        members = [
-            {NULL_EXT: label.reason.encode()} if isinstance(label, Null) else {modality.ext: modality.encode(label)}
-            for label in labels
-        ]
+        members = [{NULL_EXT: v.reason.encode()} if isinstance(v, Null) else {modality.ext: v} for v in values]
         write_tar(path, modality.name, zip(ids, members, strict=True), inputs)
         return
-    reasons = [label.reason if isinstance(label, Null) else None for label in labels]
-    values = [None if isinstance(label, Null) else modality.encode(label) for label in labels]
+    reasons = [v.reason if isinstance(v, Null) else None for v in values]
+    values = [None if isinstance(v, Null) else v for v in values]
     schema = pa.schema(
         [("id", pa.string()), ("value", modality.arrow), ("null_reason", pa.string())],
         metadata={"manymodal": _header(modality.name, inputs)},

@@ -16,6 +16,7 @@ name: photos
 shard_size: 32          # samples a shard; fixed for ever when the data set is created
 sources: []             # folders (recursive), WebDataset tars, or lists of paths (.parquet .csv .txt)
 executor: ray           # ray: actors on this machine or on RAY_ADDRESS; local: in one process
+share_decode: true      # labelers that fit into one worker look at the same decoded images
 
 tokens:
   profile: offline      # offline: small grids and codebooks, for minutes on a CPU; published: those of 4M-21
@@ -27,10 +28,13 @@ tokens:
   settings: {}          # rows of the token table changed, e.g. {tok_rgb: {size: 64, vocab: 512}}
   text: {}              # of the text vocabulary: {corpus: [FILES], vocab_size: 30000} or {file: tokenizer.json}
 
-limits:                 # seconds after which a run gives up on a labeler's call, a worker's shard, and itself
-  batch_seconds: 600
-  shard_seconds: 3600
-  stall_seconds: 7200
+limits:                 # seconds after which a run gives up on
+  batch_seconds: 600    # a labeler's call; its samples are then tried in halves
+  shard_seconds: 3600   # a worker's shard; the worker is then replaced
+  stall_seconds: 7200   # itself, when no shard ends
+  start_seconds: 900    # a worker that does not come up
+  silence_seconds: 60   # a node or worker that gives no sign of life
+  node_seconds: 0       # waiting for a node that can hold a worker, where none can now (a cluster that grows)
 
 train: {}               # settings of the trainer, e.g. {size: micro, steps: 400, batch: 16}
 

@@ -40,11 +40,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker of the labeler takes: CPU cores, GPU share (0..1 or more), images a batch."""
+    """What one worker of the labeler takes: CPU cores, GPU share (0..1 or more), images a batch.
+
+    custom: further resources that nodes declare, by name, such as {"licence": 1}.
+    """
 
     cpu: float = 1.0
     gpu: float = 0.0
     batch: int = 16
+    custom: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Labeler(ABC):
     resolved local paths of those slots. `sources` names slots without a default, which the configuration must fill.
     Heavy imports and model loading belong in `setup`, called once a worker.
     `uses_pixels = False` for labelers that need only side-cars or other labels: their samples come with an empty image.
+    `by_resolution = True` for networks that keep an image's own size: every batch then holds images of one size.
     """
 
     name: ClassVar[str]
@@ -85,6 +90,7 @@ class Labeler(ABC):
     sources: ClassVar[tuple[str, ...]] = ()
     licence: ClassVar[Licence] = Licence("Apache-2.0")
     uses_pixels: ClassVar[bool] = True
+    by_resolution: ClassVar[bool] = False
     default_on: ClassVar[bool] = True  # False: off until the configuration enables it (weights that need a model hub)
     Params: ClassVar[type[Params]] = Params
 

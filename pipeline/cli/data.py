@@ -98,67 +98,6 @@ def report_ingest(report: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan(
-    target: Target,
-    only: Only = None,
-    assign: Assign = None,
-    price: Annotated[
-        float | None, typer.Option("--price", help="Price of one worker for an hour, for the cost.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Time nothing: shards only.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say what `label` and `tokenize` would do now: every missing and stale shard, and what that will take."""
-    show_plan(settings(target, assign), only or [], as_json, quick=quick, price=price)
-
-
-def show_plan(
-    config: Any, only: list[str], as_json: bool, quick: bool = True, price: float | None = None, tokens: bool = True
-) -> None:
-    """Print the plan. quick: without an estimate. tokens: with what `tokenize` would do after `label`."""
-    from collections import Counter
-
-    from pipeline.cli.console import err, print_json, table
-    from pipeline.dataset import Dataset
-    from pipeline.estimate import estimate
-    from pipeline.label import steps_of
-    from pipeline.recipes import desired
-    from pipeline.records import recipe_id
-    from pipeline.run import make_plan
-    from tokenize_shards.tokenize import token_steps
-
-    ds = Dataset.open(config.root)
-    made, files = desired(config, only)
-    steps = steps_of([target for target, _ in made])
-    if tokens and not only:
-        steps += token_steps(ds, config, {str(r["modality"]): recipe_id(r) for _, recipes in made for r in recipes})
-    items = make_plan(ds, steps)
-    counts = Counter((item.step, item.why) for item in items)
-    known = {} if quick else estimate(ds, steps, items, {target.labeler: target for target, _ in made}, files)
-    rows: list[dict[str, Any]] = []
-    for step in steps:
-        guess = known.get(step.name)
-        rows.append({
-            "step": step.name, "modalities": [m for m, _ in step.outputs], "recipes": [r for _, r in step.outputs],
-            "missing": counts[step.name, "missing"], "stale": counts[step.name, "stale"],
-            "seconds": guess and guess.seconds, "bytes": guess and guess.bytes, "how": guess.how if guess else "",
-            "cost": round(guess.seconds / 3600 * price, 4) if guess and guess.seconds and price else None,
-        })  # fmt: skip
-    if as_json:
-        print_json({"todo": len(items), "steps": rows})
-        return
-    columns = ("step", "modalities", "missing", "stale", "seconds", "bytes", "cost", "how")
-    table("To do, in shards", columns, [[_plain(row[c]) for c in columns] for row in rows])
-    total = sum(row["seconds"] or 0 for row in rows)
-    err.print(f"  {len(items)} shards to do{f', about {total:,.0f} s of one worker' if total else ''}.", markup=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and value < 1:
-        return f"{value:.4f}"
-    return "" if value is None else ", ".join(value) if isinstance(value, list) else value
-
-
 def label(
     target: Target,
     only: Only = None,
@@ -170,6 +109,8 @@ def label(
     """Make every label that is missing or stale. Run it again to resume; a second run does nothing."""
     config = settings(target, assign, executor)
     if dry_run:
+        from pipeline.cli.planning import show_plan
+
         show_plan(config, only or [], as_json, tokens=False)
         return
     finish(run_label(config, only or [], quiet=as_json), as_json)

@@ -13,14 +13,15 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import care, data, explain, fourm, learn, pages
+from pipeline.cli import care, data, explain, fourm, learn, pages, planning
 
 app = typer.Typer(
     name="manymodal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="One image in, many aligned modalities out, then tokens, then one any-to-any model.",
 )  # fmt: skip
 for command in (
-    data.init, data.ingest, data.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status, explain.why, explain.diff,
+    data.init, data.ingest, planning.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status,
+    explain.why, explain.diff,
     care.verify, care.repair, care.gc, care.retry, care.forget, care.promote,
     pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
 ):  # fmt: skip

@@ -1,8 +1,10 @@
-"""The Ray executor: one pool of actors a step, sized by resources. The only file that knows Ray.
+"""The Ray executor: pools of actors, placed by what nodes declare, fed shard by shard. With ray_watch the only file that
+knows Ray.
 
-Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item is in flight per actor; a
-dead actor costs the item it held, which is given to a fresh one, at most three times. Pools that have run dry make room
-for others.
+Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item, or the items of one shard
+that share a decode, is in flight an actor, which bounds everything else. Nodes may come and go: what a lost worker held
+is given to another, at most so many times; a worker or node that stands still counts as lost (see ray_watch). Pools
+that have run dry make room for others.
 """
 
 from __future__ import annotations
@@ -11,12 +13,21 @@ import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import Incomplete, StorageError
-from pipeline.execution.work import Done, OnDone, Pool, Queue, attempt
+from pipeline.config import Limits
+from pipeline.errors import ConfigError, Incomplete, StorageError
+from pipeline.execution.placement import Need, capacity, place
+from pipeline.execution.ray_watch import Metrics, Nodes, beat, missing_program
+from pipeline.execution.work import Done, OnDone, Pool, Queue, Taken
 from pipeline.plan import Item
+
+TICK_S = 1.0
+BAD_STARTS = 3  # workers of a pool that died while they were made, in a row, after which the pool is given up
+AWAY_S = 300.0  # how long to wait for a node once the last one that could hold a worker went away
 
 
 class RayUnavailable(Exception):
@@ -51,34 +62,58 @@ def last_line(error: BaseException) -> str:
 class _Actor:
     """Holds one worker of a pool; made in its own process."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.worker = pool.make()
+    def __init__(self, pool: Pool, stamp: str, every_s: float) -> None:
+        beat(stamp, every_s)
+        self.crew = pool.build()
 
-    def run(self, step: str, shard: int, number: int) -> Done:
-        return attempt(self.worker, step, shard, number)
+    def ready(self) -> None:
+        pass
+
+    def run(self, steps: Sequence[str], shard: int, number: int) -> list[Done]:
+        return self.crew(steps, shard, number)
+
+
+@dataclass(eq=False)
+class _Member:
+    """One actor. steps: its pool. call: what it is asked to do now, since when; None while idle. taken: the items it
+    holds, None while it starts.
+    """
+
+    steps: tuple[str, ...]
+    actor: Any
+    node: str
+    need: Need
+    stamp: str
+    call: Any
+    since: float
+    taken: Taken | None = None
 
 
 class RayExecutor:
-    """See the module. stall_s: seconds without any item ending after which the run ends with an error instead of
-    hanging. shard_s: seconds a worker may take for one item before it is replaced.
-    """
+    """See the module. limits: see pipeline.config."""
 
     name = "ray"
 
-    def __init__(self, stall_s: float = 7200.0, shard_s: float = 3600.0) -> None:
-        self.stall_s, self.shard_s = stall_s, shard_s
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
 
     def run(self, pools: Mapping[str, Pool], items: Sequence[Item], on_done: OnDone) -> None:
         start_ray()
-        run = _Run(pools, Queue(items, on_done), self.shard_s)
+        metrics = Metrics()
+
+        def report(outcome: Done) -> None:
+            metrics.done(outcome)
+            on_done(outcome)
+
+        run = _Run(pools, Queue(items, report), self.limits, metrics)
         try:
-            last = time.monotonic()
+            last, stall = time.monotonic(), self.limits.stall_seconds
             while run.fill():
-                if run.collect(timeout=min(5.0, self.stall_s, self.shard_s)):
+                if run.collect(min(TICK_S, stall)):
                     last = time.monotonic()
-                elif time.monotonic() - last > self.stall_s:
+                elif time.monotonic() - last > stall:
                     raise Incomplete(
-                        f"no shard ended for {self.stall_s:.0f} s; ended the run. Run the same command to resume."
+                        f"no shard ended for {stall:.0f} s; ended the run. Run the same command to resume."
                     )
         finally:
             run.close()
@@ -87,93 +122,192 @@ class RayExecutor:
 class _Run:
     """The actors and calls of one run."""
 
-    def __init__(self, pools: Mapping[str, Pool], queue: Queue, shard_s: float) -> None:
+    def __init__(self, pools: Mapping[str, Pool], queue: Queue, limits: Limits, metrics: Metrics) -> None:
         import ray
 
-        self.shard_s = shard_s
+        self.ray, self.pools, self.queue, self.limits, self.metrics = ray, pools, queue, limits, metrics
+        self.nodes = Nodes(limits.silence_seconds, limits.start_seconds)
+        self.nodes.refresh(force=True)
+        # Without any GPU in the cluster every labeler runs on CPUs, unless nodes are still to come.
+        self.has_gpu = limits.node_seconds > 0 or any(n.get("GPU", 0) for n in self.nodes.usable().values())
+        self.members: list[_Member] = []
+        self.bad_starts: dict[tuple[str, ...], int] = {}
+        self.homeless = 0.0  # since when there is work, and no worker and no room for one
+        self.ever = False  # whether a worker has ever been up
+        self.ends = 0  # how many members have ended
+        self.full: dict[
+            tuple[str, ...], tuple[object, ...]
+        ] = {}  # what things were like when a pool last found no room
 
-        self.ray, self.pools, self.queue = ray, pools, queue
-        total = ray.cluster_resources()
-        self.free = {"cpu": total.get("CPU", 1.0), "gpu": total.get("GPU", 0.0)}
-        self.has_gpu = self.free["gpu"] > 0  # without any in the cluster, every labeler runs on CPUs alone
-        self.idle: dict[str, list[Any]] = {}
-        self.busy: dict[Any, tuple[str, Any, int, float]] = {}  # call -> (step, actor, shard, since when)
+    def need(self, steps: Sequence[str]) -> Need:
+        pool = self.pools[steps[0]]
+        return {"CPU": pool.cpu, "GPU": pool.gpu if self.has_gpu else 0.0, **pool.custom}
+
+    # -- giving out work
 
     def fill(self) -> bool:
-        """Give ready items to idle actors, start actors where resources are free. False when nothing is left to do."""
-        for step in self.queue.ready():
-            while self.queue.count(step) and (actor := self._actor(step)) is not None:
-                taken = self.queue.take(step)
-                assert taken is not None
-                call = actor.run.remote(step, *taken)
-                self.busy[call] = (step, actor, taken[0], time.monotonic())
-        return bool(self.busy) or bool(self.queue.ready())
+        """Give ready items to idle actors, start actors where there is room. False when nothing is left to do."""
+        self.nodes.refresh()
+        ready = list(dict.fromkeys(self.pools[step].of(step) for step in self.queue.ready()))
+        # What needs a GPU comes first, or work that needs none would sit on the CPUs beside it.
+        for steps in sorted(ready, key=lambda steps: -self.need(steps)["GPU"]):
+            count = self.queue.count(steps)
+            together = count >= capacity(self.need(steps), self.nodes.usable(), count + 1)
+            self._give(steps, together)
+            starting = sum(m.steps == steps and m.taken is None and m.call is not None for m in self.members)
+            wanted = (count if together else count * len(steps)) - starting
+            while wanted > 0 and self.queue.count(steps) and self._start(steps):
+                wanted -= 1
+        working = any(member.call is not None for member in self.members)
+        self._wait_for_nodes(ready, working)
+        return working or bool(self.queue.ready())
 
-    def _actor(self, step: str) -> Any | None:
-        if self.idle.get(step):
-            return self.idle[step].pop()
-        need = self._need(step)
-        while any(self.free[kind] + 1e-6 < need[kind] for kind in need):
-            spare = next((name for name, actors in self.idle.items() if actors and not self.queue.count(name)), None)
+    def _give(self, steps: tuple[str, ...], together: bool) -> None:
+        for member in self.members:
+            if member.steps == steps and member.call is None:
+                taken = self.queue.take(steps, together)
+                if taken is None:
+                    return
+                member.taken, member.since = taken, time.monotonic()
+                member.call = member.actor.run.remote(taken.steps, taken.shard, taken.number)
+
+    def _start(self, steps: tuple[str, ...]) -> bool:
+        """Start one more actor of a pool, if there is room, or can be made by ending idle ones."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        need = self.need(steps)
+        idle = sum(member.call is None for member in self.members)
+        state = (self.ends, len(self.members), idle, tuple(self.nodes.usable()))
+        if self.full.get(steps) == state:
+            return False
+        while (node := place(need, self.nodes.usable(), [(m.node, m.need) for m in self.members])) is None:
+            spare = next((m for m in self.members if m.call is None and not self.queue.count(m.steps)), None)
             if spare is None:
-                if not self.busy and not any(self.idle.values()):
-                    self._refuse(step, need)
-                return None
-            self._end(spare, self.idle[spare].pop())
-        for kind in need:
-            self.free[kind] -= need[kind]
-        remote = self.ray.remote(_Actor).options(num_cpus=need["cpu"], num_gpus=need["gpu"], max_restarts=0)
-        return remote.remote(self.pools[step])
+                self.full[steps] = state
+                return False
+            self._end(spare)
+        stamp = uuid.uuid4().hex
+        custom = {name: amount for name, amount in need.items() if name not in ("CPU", "GPU")}
+        remote = self.ray.remote(_Actor).options(
+            num_cpus=need["CPU"], num_gpus=need["GPU"], resources=custom, max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )  # fmt: skip
+        actor: Any = remote.remote(self.pools[steps[0]], stamp, max(0.2, self.limits.silence_seconds / 10))
+        self.members.append(_Member(steps, actor, node, need, stamp, actor.ready.remote(), time.monotonic()))
+        return True
 
-    def _refuse(self, step: str, need: Mapping[str, float]) -> None:
-        raise Incomplete(
-            f"{step} needs {need['cpu']} CPUs and {need['gpu']} GPUs a worker; the cluster has {self.free}. Add a node."
-        )
+    def _wait_for_nodes(self, ready: Sequence[tuple[str, ...]], working: bool) -> None:
+        """Incomplete where nothing can be done, and no node has come that could do it, for long enough."""
+        if working or not ready or any(m.call is None for m in self.members):
+            self.homeless = 0.0
+            return
+        now = time.monotonic()
+        self.homeless = self.homeless or now
+        if now - self.homeless >= (max(AWAY_S, self.limits.node_seconds) if self.ever else self.limits.node_seconds):
+            need, have = self.need(ready[0]), self.nodes.usable()
+            needs = " and ".join(f"{v:g} {k}{'s' if k in ('CPU', 'GPU') else ''}" for k, v in need.items() if v)
+            total = {kind: sum(node.get(kind, 0.0) for node in have.values()) for kind in need}
+            raise Incomplete(
+                f"{'+'.join(ready[0])} needs {needs} a worker on one node; the cluster has {total}. Add a node."
+            )
+        if self.limits.node_seconds:
+            from ray.autoscaler.sdk import request_resources
 
-    def _need(self, step: str) -> dict[str, float]:
-        return {"cpu": self.pools[step].cpu, "gpu": self.pools[step].gpu if self.has_gpu else 0.0}
+            request_resources(bundles=[dict(self.need(steps)) for steps in ready])
 
-    def _end(self, step: str, actor: Any) -> None:
-        self.ray.kill(actor)
-        for kind, amount in self._need(step).items():
-            self.free[kind] += amount
+    # -- taking what comes of it
 
     def collect(self, timeout: float) -> bool:
-        """Wait for a call to end and take its outcome. False if none ended in time."""
-        ended, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=timeout)
+        """Wait for a call to end and take the outcomes, and see to workers that were lost. Whether anything ended."""
+        busy = {member.call: member for member in self.members if member.call is not None}
+        if not busy:
+            time.sleep(timeout)  # for a node to come
+            return False
+        ended, _ = self.ray.wait(list(busy), num_returns=1, timeout=timeout)
+        if ended:
+            ended, _ = self.ray.wait(list(busy), num_returns=len(busy), timeout=0)
         for call in ended:
-            step, actor, shard, _ = self.busy.pop(call)
-            try:
-                outcome = self.ray.get(call)
-            except self.ray.exceptions.RayTaskError as error:
-                self._end(step, actor)
-                cause = error.cause if isinstance(error.cause, StorageError) else None
-                if cause is not None:
-                    raise cause from None
-                self.queue.retry(step, shard, f"worker failed: {type(error.cause).__name__}: {error.cause}")
-            except self.ray.exceptions.RayError as error:
-                self._end(step, actor)
-                if "creation task" in str(error):  # it could not even be built; another try would end the same way
-                    self.queue.done(Done(step, shard, error=f"the worker cannot start: {last_line(error)}"))
-                else:
-                    self.queue.retry(step, shard, f"worker died: {last_line(error)}")
-            else:
-                self.idle.setdefault(step, []).append(actor)
-                self.queue.done(outcome)
-        return bool(ended) or self._end_overdue()
+            self._take(busy[call])
+        self.metrics.level(self.queue.left(), len(self.members), len(self.nodes.usable()))
+        return bool(ended) | self._end_lost()
 
-    def _end_overdue(self) -> bool:
-        """Replace workers that are at one item for too long. True if there was one."""
-        late = [call for call, (_, _, _, since) in self.busy.items() if time.monotonic() - since > self.shard_s]
-        for call in late:
-            step, actor, shard, _ = self.busy.pop(call)
-            self._end(step, actor)
-            self.queue.retry(step, shard, f"took longer than {self.shard_s:g} s (limits.shard_seconds)")
-        return bool(late)
+    def _take(self, member: _Member) -> None:
+        call, member.call = member.call, None
+        try:
+            outcomes = self.ray.get(call)
+        except self.ray.exceptions.RayTaskError as error:
+            if member.taken is None:
+                missing_program(error, self.nodes.address(member.node))
+            if isinstance(error.cause, StorageError | ConfigError):
+                self._end(member)
+                raise error.cause from None
+            self._lose(member, f"worker failed: {type(error.cause).__name__}: {error.cause}")
+        except self.ray.exceptions.RayError as error:
+            self._died(member, error)
+        else:
+            self.ever = True
+            self.bad_starts[member.steps] = 0
+            if member.taken is not None:
+                member.taken = None
+                for outcome in outcomes:
+                    self.queue.done(outcome)
+
+    def _died(self, member: _Member, error: Exception) -> None:
+        if member.taken is None:
+            missing_program(error, self.nodes.address(member.node))
+        gone = "node has died" in str(error) or "preempted" in str(error)
+        if "creation task" in str(error):  # it could not even be built; another try would end the same way
+            self._end(member)
+            self.queue.fail(member.steps, f"the worker cannot start: {last_line(error)}")
+            return
+        if member.taken is None and not gone:
+            self.bad_starts[member.steps] = self.bad_starts.get(member.steps, 0) + 1
+            if self.bad_starts[member.steps] >= BAD_STARTS:
+                self.queue.fail(
+                    member.steps, f"the worker cannot start: it died {BAD_STARTS} times: {last_line(error)}"
+                )
+        self._lose(member, f"worker died: {last_line(error)}", blame=not gone)
+
+    def _end_lost(self) -> bool:
+        """Give up workers whose node went away or stands still, that stand still themselves, or take too long. True if
+        there was one with something to do.
+        """
+        now, any_lost = time.monotonic(), False
+        for member in list(self.members):
+            where, busy_s = self.nodes.address(member.node), now - member.since
+            most = self.limits.shard_seconds * len(member.taken.steps if member.taken else ())
+            if self.nodes.lost(member.node):
+                why, blame = f"node {where} went away or does not answer", False
+            elif self.nodes.frozen(member.node, member.stamp):
+                why, blame = (
+                    f"worker gave no sign of life for {self.limits.silence_seconds:g} s (limits.silence_seconds)",
+                    True,
+                )
+            elif member.call is not None and member.taken is None and busy_s > self.limits.start_seconds:
+                why, blame = f"did not start in {self.limits.start_seconds:g} s (limits.start_seconds)", False
+            elif member.call is not None and member.taken is not None and busy_s > most:
+                why, blame = f"took longer than {most:g} s (limits.shard_seconds)", True
+            else:
+                continue
+            any_lost |= member.taken is not None
+            self._lose(member, why, blame)
+        return any_lost
+
+    def _lose(self, member: _Member, why: str, blame: bool = True) -> None:
+        self._end(member)
+        if member.taken is not None:
+            self.metrics.lost(member.taken.steps)
+            self.queue.retry(member.taken, why, blame)
+
+    def _end(self, member: _Member) -> None:
+        self.members.remove(member)
+        self.ends += 1
+        self.ray.kill(member.actor)
 
     def close(self) -> None:
-        for actors in self.idle.values():
-            for actor in actors:
-                self.ray.kill(actor)
-        for _, actor, _, _ in self.busy.values():
-            self.ray.kill(actor)
+        for member in list(self.members):
+            self._end(member)
+        if self.limits.node_seconds:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[])

@@ -27,7 +27,7 @@ from pipeline.label import label
 from pipeline.label_shard import MakeLabelWorker
 from pipeline.recipes import desired
 from pipeline.records import file_sha256
-from pipeline.shards import read_labels, write_labels
+from pipeline.shards import read_labels, write_labels, write_stored
 from pipeline.storage import LocalStorage
 from tests.faults.world import label_all, new_world
 from tests.world import all_modalities_with_fakes, assert_world, fake_config, snapshot
@@ -37,10 +37,10 @@ def test_f5_an_exception_inside_a_writer_shows_nothing(tmp_path: Path, monkeypat
     root, ids = new_world(tmp_path, 10)
 
     def half(path: Path, **more: Any) -> None:
-        write_labels(path, more["modality"], more["ids"][:3], more["labels"][:3], more["inputs"])
+        write_stored(path, more["modality"], more["ids"][:3], more["values"][:3], more["inputs"])
         raise RuntimeError("writer died after three samples")
 
-    monkeypatch.setattr(pipeline.label_shard, "write_labels", half)
+    monkeypatch.setattr(pipeline.label_shard, "write_stored", half)
     report = label(Dataset.open(str(root)), fake_config(root))
     assert report.failed == report.todo
     assert not list(root.glob("*@*/shard-*")), "nothing is visible"

@@ -144,7 +144,7 @@ def test_removed_samples_and_poison_are_not_tried() -> None:
         seen.extend(s.id for s in batch)
         return rows
 
-    rows = Batches(Scripted(hook), 2).label([*samples(2), Null("removed"), *samples(4)[2:]], poison={"0001"})
+    rows = Batches(Scripted(hook), 2, poison={"0001"}).label([*samples(2), Null("removed"), *samples(4)[2:]])
     assert seen == ["0000", "0002", "0003"]
     assert rows[2]["fake_vector"] == Null("removed")
     assert "killed the worker" in rows[1]["fake_vector"].reason

@@ -212,3 +212,20 @@ def test_doctor_lists_every_backend_with_its_licences(command: Command) -> None:
     assert {b["labeler"] for b in found["backends"]} >= {"canny_edge", "dinov2", "human_poses", "minilm_caption"}
     assert all(b["code"] for b in found["backends"])
     assert {c["check"] for c in found["checks"]} >= {"ray", "torch", "memory"}
+
+
+def test_plan_sizes_a_cluster_for_any_number_of_images(data: Path, command: Command) -> None:
+    cheap = CHEAP[2:]
+    words = ("--nodes", 4, "--cpus-per-node", 16, "--gpus-per-node", 0, "--price", 2, "--images", 1_000_000)
+    said = command("plan", data, *cheap, *words, "--json")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert found["todo"] == 0, "everything is made; the sizing is as if nothing were"
+    cluster = found["cluster"]
+    assert cluster["cpu_hours"] > 0
+    assert cluster["cost"] == pytest.approx(cluster["hours"] * 4 * 2)
+    assert cluster["puts"] >= 4 * 2 * 200_000
+    assert {step["samples"] for step in found["steps"]} == {1_000_000}
+    said = command("plan", data, *cheap, *words)
+    assert said.code == 0
+    assert "1,000,000 images on 4 nodes of 16 CPUs" in said.err

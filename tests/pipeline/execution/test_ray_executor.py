@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import Limits
 from pipeline.errors import Incomplete
 from pipeline.execution.ray_executor import RayExecutor, start_ray
-from pipeline.execution.work import MAX_ATTEMPTS, Done, Pool
+from pipeline.execution.work import MAX_ATTEMPTS, Crew, Done, Pool
 from pipeline.plan import Item
 from pipeline.records import Commit
 
@@ -30,8 +32,8 @@ def cluster() -> Iterator[None]:
 class Notes:
     """Makes workers that write a line for each call and misbehave as told; pickles."""
 
-    def __init__(self, folder: Path, deadly: int = -1, once: bool = False) -> None:
-        self.folder, self.deadly, self.once = folder, deadly, once
+    def __init__(self, folder: Path, deadly: int = -1, once: bool = False, by: int = signal.SIGKILL) -> None:
+        self.folder, self.deadly, self.once, self.by = folder, deadly, once, by
 
     def __call__(self) -> Notes:
         return self
@@ -39,7 +41,7 @@ class Notes:
     def call(self, shard: int, number: int) -> tuple[Commit, ...]:
         (self.folder / f"{shard}-{number}-{os.getpid()}").touch()
         if shard == self.deadly and (number == 1 or not self.once):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
         if shard == 7:
             raise ValueError("seven")
         return (Commit("m", "r", shard, "f", 0, 0, ""),)
@@ -70,6 +72,45 @@ def test_a_killed_actor_is_replaced_and_its_item_tried_again(tmp_path: Path) -> 
     ended = run(tmp_path, [Item("a", k, "missing") for k in range(4)], deadly=2, once=True)
     assert sorted((e.shard, e.error) for e in ended) == [(k, "") for k in range(4)]
     assert sorted(p.name.split("-")[1] for p in tmp_path.glob("2-*")) == ["1", "2"]
+
+
+def test_a_worker_that_stands_still_is_replaced(tmp_path: Path) -> None:
+    notes = Notes(tmp_path, deadly=1, once=True, by=signal.SIGSTOP)
+    ended: list[Done] = []
+    items = [Item("a", k, "missing") for k in range(3)]
+    RayExecutor(Limits(silence_seconds=2)).run({"a": Pool(notes.make, cpu=0.5)}, items, ended.append)  # type: ignore[arg-type]
+    assert sorted((e.shard, e.error) for e in ended) == [(k, "") for k in range(3)]
+    first = next(p for p in tmp_path.glob("1-1-*"))
+    with contextlib.suppress(ProcessLookupError):  # Ray ends it; a stopped process may take its time
+        os.kill(int(first.name.split("-")[2]), signal.SIGKILL)
+
+
+def test_workers_that_die_while_they_are_made_fail_their_step(tmp_path: Path) -> None:
+    ended: list[Done] = []
+    items = [Item(s, k, "missing") for s in "ab" for k in range(3)]
+    pools = {"a": Pool(lambda: os._exit(3), cpu=0.5), "b": Pool(Notes(tmp_path).make, cpu=0.5)}
+    RayExecutor().run(pools, items, ended.append)
+    errors = {(e.step, e.shard): e.error for e in ended}
+    assert all(errors["a", k].startswith("the worker cannot start") for k in range(3))
+    assert [errors["b", k] for k in range(3)] == [""] * 3
+
+
+def test_a_pool_of_several_steps_looks_at_a_shard_once(tmp_path: Path) -> None:
+    def make() -> Crew:
+        def crew(steps: Sequence[str], shard: int, number: int) -> list[Done]:
+            (tmp_path / f"{shard}-{'+'.join(steps)}").touch()
+            return [Done(step, shard) for step in steps]
+
+        return crew
+
+    pool, ended = Pool(make, cpu=0.5, steps=("a", "b")), list[Done]()
+    items = [Item(s, k, "missing") for s in "ab" for k in range(30)]
+    RayExecutor().run({"a": pool, "b": pool}, items, ended.append)
+    assert sorted((e.step, e.shard) for e in ended) == [(s, k) for s in "ab" for k in range(30)]
+    names = [p.name for p in tmp_path.iterdir()]
+    together = [name for name in names if name.endswith("-a+b")]
+    assert len(together) >= 20, "only the last few shards, fewer than there are workers, are shared out"
+    assert len(names) == 60 - len(together)
 
 
 def test_an_item_that_kills_every_worker_fails_after_bounded_attempts(tmp_path: Path) -> None:
