@@ -17,8 +17,9 @@ setup: .venv/.done
 demo: setup
 	$(BIN)/manymodal demo --out demo-out
 
+# One process a core; a file stays in one process, so that what its tests share is made once.
 test: setup
-	$(BIN)/python -m pytest tests --ignore=tests/bench -m "not fuzz and not bench"
+	$(BIN)/python -m pytest tests -n auto --dist loadfile --ignore=tests/bench -m "not fuzz and not bench"
 
 check: setup
 	$(BIN)/ruff check .
