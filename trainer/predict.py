@@ -1,26 +1,32 @@
-"""Predicts one stream from others: image-like streams in a few rounds, most confident tokens first (MaskGIT) or in
-random order (ROAR); sequences token by token, with cached keys and values.
+"""Predicts one stream from others and from parts of itself: fixed slots in rounds, sequences token by token.
 
-Every round encodes what is known so far, revealed tokens included, and decodes the positions that are still open only.
+The result for a sample is a function of what it is given, the settings, the seed and its key; not of the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.errors import ConfigError
 from trainer import checkpoint
+from trainer.generate.context import Rows, Shown
+from trainer.generate.decoding import Decoding, Part, check_ids, check_tokens
+from trainer.generate.grid import decode_grid
+from trainer.generate.guidance import Pass, passes
+from trainer.generate.sampling import Head, Noise, Picker
+from trainer.generate.text import decode_text, has_gaps, hint
+from trainer.mixture import Mixture
 from trainer.model import Model
-from trainer.streams import EOS, PAD, SOS, Stream
+from trainer.streams import SENTINEL, SENTINELS, Stream
 
 Ids = np.ndarray
-Given = Mapping[str, Sequence[Ids | None] | Ids]
+Given = Mapping[str, Sequence[Ids | Part | None] | Ids]
+LIKELIEST = Decoding()
 
 
 class Predictor:
@@ -42,166 +48,106 @@ class Predictor:
             raise ConfigError(f"{name}: the model was not trained on it. It knows: {', '.join(self.streams)}.")
         return self.streams[name]
 
+    def require_target(self, name: str) -> None:
+        """ConfigError for a stream that the model only ever saw as input."""
+        _, stream = self.stream(name)
+        asked = trained_targets(self.record, list(self.streams))
+        if stream.values or (asked is not None and name not in asked):
+            known = [n for n, (_, s) in self.streams.items() if not s.values and (asked is None or n in asked)]
+            raise ConfigError(f"{name}: the model never learned to predict it. It predicts: {', '.join(known)}.")
+
     @torch.inference_mode()
     def predict(
-        self, given: Given, target: str, *, steps: int = 8, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
-        order: Literal["maskgit", "roar"] = "maskgit", allowed: Ids | None = None,
+        self, given: Given, target: str, how: Decoding = LIKELIEST, *, parts: Sequence[Part | None] | None = None,
+        prompts: Sequence[Ids | None] | None = None, keys: Sequence[str] | None = None, allowed: Ids | None = None,
+        most: int | None = None,
     ) -> Ids | list[Ids]:  # fmt: skip
         """Tokens of `target` for a batch of samples.
 
-        given: stream -> for each sample its uint16 tokens, or None where it lacks them; at least one stream, for the
-        batch size. temperature 0 takes the likeliest token. top_p: nucleus. allowed: ids that may be written, all where
-        None. Returns uint16 (B, tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS].
-        ConfigError for unknown streams, ValueError for ids outside a vocabulary and for another number of them than a
-        sample has.
+        given: stream -> for each sample its uint16 tokens, a Part of them, or None where it lacks them; the target's
+        own are not looked at. parts: what is known of each sample's target. prompts: how each sample's sequence begins.
+        keys: a name of each sample (and variant), from which with the seed its noise is drawn; all the same where None.
+        allowed: ids that may be written, all where None. most: tokens of a sequence at most. Returns uint16 (B,
+        tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS].
+        ConfigError for unknown streams, ids outside a vocabulary, and another number of them than a sample has.
         """
         index, stream = self.stream(target)
-        rows = self._rows(given)
-        generator = torch.Generator().manual_seed(seed)
-        pick = Picker(temperature, top_p, generator, self._allowed(stream, allowed))
+        rows = self._rows(given, target, parts, keys)
+        parts = [None] * len(rows) if parts is None else parts
+        for part in filter(None, parts):
+            check_tokens(stream, np.where(part.known, part.ids, 0))
+        chosen = passes([name for name in given if name != target], how.guidance, how.weights)
+        noise = Noise(how.seed, [""] * len(rows) if keys is None else keys, target)
+        pick, head = Picker(how.top_k, how.top_p), Head(self.model, stream, writable(stream, allowed, parts))
+
+        def shown(one: Pass, numbers: Sequence[int]) -> Rows:
+            return [[s for name, s in rows[n] if name in one.shows] for n in numbers]
+
         if stream.kind == "sequence":
-            return self._sequence(rows, index, stream, pick)
-        return self._grid(rows, index, stream, steps, order, pick)
+            begin = [None] * len(rows) if prompts is None else prompts
+            for prompt in begin:
+                if prompt is not None:
+                    check_tokens(stream, prompt)
+            return decode_text(self.model, index, stream, shown, how, chosen, pick, head, noise, parts, begin, most)
+        if prompts is not None:
+            raise ConfigError(f"{target}: is no sequence, and has no beginning to prompt it with")
+        return decode_grid(self.model, index, stream, shown, how, chosen, pick, head, noise, parts)
 
-    @torch.inference_mode()
-    def complete(self, name: str, tokens: Ids, shown: Ids, steps: int = 8) -> Ids:
-        """Fill in one image-like stream from some of its own tokens: tokens uint16 (B, T), shown: positions that count
-        as known. Returns (B, T), the shown ones unchanged.
+    def complete(self, name: str, tokens: Ids, shown: Ids, how: Decoding = LIKELIEST) -> Ids:
+        """Fill in one stream of fixed slots from some of its own tokens: tokens uint16 (B, T), shown: positions that
+        count as known. Returns (B, T), the shown ones unchanged.
         """
-        index, stream = self.stream(name)
-        known = np.zeros(tokens.shape, bool)
-        known[:, shown] = True
-        pick = Picker(0.0, 1.0, torch.Generator(), None)
-        return self._grid(
-            [[] for _ in tokens], index, stream, steps, "maskgit", pick, np.where(known, tokens, 0), known
-        )
+        known = np.zeros(tokens.shape[1], bool)
+        known[shown] = True
+        return np.asarray(self.predict({}, name, how, parts=[Part(row, known) for row in tokens]))
 
-    def _allowed(self, stream: Stream, ids: Ids | None) -> Tensor | None:
-        if ids is None:
-            return None
-        mask = torch.zeros(stream.vocab, dtype=torch.bool, device=self.device)
-        mask[torch.as_tensor(ids.astype(np.int64), device=self.device)] = True
-        return mask
-
-    def _rows(self, given: Given) -> list[list[tuple[int, Ids]]]:
-        """For each sample the (stream index, tokens) it shows."""
-        if not given:
-            raise ConfigError("predict: nothing is given; name at least one stream to predict from")
-        size = len(next(iter(given.values())))
-        rows: list[list[tuple[int, Ids]]] = [[] for _ in range(size)]
+    def _rows(
+        self, given: Given, target: str, parts: Sequence[Part | None] | None, keys: Sequence[str] | None
+    ) -> list[list[tuple[str, Shown]]]:
+        """For each sample what it shows, by stream; the target itself is not among it."""
+        sizes = {name: len(samples) for name, samples in given.items()}
+        sizes |= {name: len(found) for name, found in (("parts", parts), ("keys", keys)) if found is not None}
+        if not sizes:
+            raise ConfigError("predict: nothing is given; name at least one stream to predict from, or keys of samples")
+        if len(set(sizes.values())) > 1:
+            raise ConfigError(f"predict: different numbers of samples are given: {sizes}")
+        rows: list[list[tuple[str, Shown]]] = [[] for _ in range(next(iter(sizes.values())))]
         for name, samples in given.items():
             index, stream = self.stream(name)
             for row, ids in zip(rows, samples, strict=True):
                 if ids is None:
                     continue
-                wrong = len(ids) > stream.length if stream.kind == "sequence" else len(ids) != stream.length
-                if wrong:  # a position beyond the stream's would be one of the next stream's
-                    most = "at most " if stream.kind == "sequence" else ""
-                    raise ValueError(f"{name}: {len(ids)} tokens where a sample has {most}{stream.length}")
-                if len(ids) and int(ids.max()) >= stream.vocab:
-                    raise ValueError(f"{name}: token {int(ids.max())} is outside its vocabulary of {stream.vocab}")
-                row.append((index, ids))
+                part = ids if isinstance(ids, Part) else Part(ids, np.ones(len(ids), bool))
+                check_tokens(stream, np.where(part.known, part.ids, 0))
+                if name != target:
+                    row += [(name, shown) for shown in shown_of(index, stream, part)]
         return rows
 
-    def _encode(self, rows: Sequence[Sequence[tuple[int, Ids, Ids]]]) -> tuple[Tensor, Tensor | None]:
-        """Context of samples, each a list of (stream index, positions, tokens)."""
-        width = max(1, *(sum(len(ids) for _, _, ids in row) for row in rows)) if rows else 1
-        ids, stream, pos = (np.zeros((len(rows), width), np.int64) for _ in range(3))
-        mask = np.zeros((len(rows), width), bool)
-        for r, row in enumerate(rows):
-            at = 0
-            for index, places, values in row:
-                part = slice(at, at + len(values))
-                ids[r, part], stream[r, part], pos[r, part], mask[r, part] = values, index, places, True
-                at += len(values)
-        return self.model.encode(*(torch.from_numpy(a).to(self.device) for a in (ids, stream, pos, mask)))
 
-    def _grid(
-        self, rows: list[list[tuple[int, Ids]]], index: int, stream: Stream, steps: int, order: str, pick: Picker,
-        out: Ids | None = None, known: Ids | None = None,
-    ) -> Ids:  # fmt: skip
-        """Fixed slots: in each of `steps` rounds the open positions are predicted, and an equal share of them is kept.
+def trained_targets(record: Mapping[str, Any], names: Sequence[str]) -> set[str] | None:
+    """The streams a checkpoint's mixture asks for; None where its record has no training settings."""
+    from trainer.train import TrainConfig, components  # they know the mixtures; prediction alone needs none of it
 
-        out, known: tokens that are there already, the same number in every row.
-        """
-        batch, length = len(rows), stream.length
-        out = np.zeros((batch, length), np.uint16) if out is None else out.astype(np.uint16)
-        known = np.zeros((batch, length), bool) if known is None else known
-        if not batch:
-            return out
-        start = int(known[0].sum())
-        steps = max(1, min(steps, length - start))
-        for step in range(steps):
-            shown = [
-                [*((i, np.arange(len(ids)), ids) for i, ids in row if i != index), (index, np.flatnonzero(k), o[k])]
-                for row, k, o in zip(rows, known, out, strict=True)
-            ]
-            context, mask = self._encode(shown)
-            open_at = np.stack([np.flatnonzero(~k) for k in known])  # the same number in every row
-            count = open_at.shape[1]
-            place = torch.from_numpy(open_at).to(self.device)
-            which = torch.full_like(place, index)
-            hidden = self.model.decode(
-                torch.zeros_like(place), which, place, torch.ones_like(place, dtype=torch.bool), context, mask
-            )
-            chosen, sure = pick(self.model.logits(hidden, stream.table))
-            keep = (
-                count
-                if step == steps - 1
-                else max(1, round((length - start) * (step + 1) / steps) - (length - start - count))
-            )
-            rank = torch.rand(sure.shape, generator=pick.generator).to(sure) if order == "roar" else sure
-            best = rank.topk(keep, dim=1).indices.cpu().numpy()
-            for r in range(batch):
-                at = open_at[r, best[r]]
-                out[r, at], known[r, at] = chosen[r].cpu().numpy()[best[r]], True
-        return out
-
-    def _sequence(self, rows: list[list[tuple[int, Ids]]], index: int, stream: Stream, pick: Picker) -> list[Ids]:
-        """Token by token from [SOS] to [EOS], or to the most the stream can have."""
-        context, mask = self._encode([[(i, np.arange(len(ids)), ids) for i, ids in row] for row in rows])
-        contexts, past = self.model.contexts(context), None
-        batch = len(rows)
-        last = torch.full((batch, 1), SOS, device=self.device)
-        which = torch.full((batch, 1), index, device=self.device)
-        real = torch.ones((batch, 1), dtype=torch.bool, device=self.device)
-        done = torch.zeros(batch, dtype=torch.bool, device=self.device)
-        written: list[Tensor] = []
-        for at in range(stream.length + 1):
-            x = self.model.query(last, which, torch.full((batch, 1), at, device=self.device), real)
-            hidden, past = self.model.step(x, past, contexts, mask)
-            token = pick(self.model.logits(hidden, stream.table))[0]
-            token = torch.where(done[:, None], PAD, token)
-            done = done | (token[:, 0] == EOS)
-            written.append(token)
-            last = token
-            if bool(done.all()):
-                break
-        table = torch.cat(written, dim=1).cpu().numpy()
-        return [np.array([t for t in row if t not in (EOS, PAD, SOS)], np.uint16)[: stream.length] for row in table]
+    if "batch" not in record.get("config", {}):
+        return None
+    config = TrainConfig.model_validate(record["config"])
+    alphas = Mixture(components(config, list(names)), names).alpha_out.max(axis=0)
+    return {name for name, alpha in zip(names, alphas, strict=True) if alpha > 0}
 
 
-class Picker:
-    """Chooses tokens from logits (..., vocab): (ids, log-probability of each)."""
+def shown_of(index: int, stream: Stream, part: Part) -> list[Shown]:
+    """What the encoder sees of one stream of one sample."""
+    if stream.kind == "sequence":
+        return hint(index, stream, part) or [Shown(index, np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    places = np.flatnonzero(part.known)
+    return [Shown(index, places, part.ids[places])]
 
-    def __init__(self, temperature: float, top_p: float, generator: torch.Generator, allowed: Tensor | None) -> None:
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise ConfigError(f"temperature {temperature} must be at least 0, and top_p {top_p} in (0, 1]")
-        self.temperature, self.top_p, self.generator, self.allowed = temperature, top_p, generator, allowed
 
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits.float()
-        if self.allowed is not None:
-            logits = logits.masked_fill(~self.allowed, -torch.inf)
-        log = torch.log_softmax(logits, dim=-1)
-        if self.temperature == 0:
-            sure, ids = log.max(dim=-1)
-            return ids, sure
-        share = torch.softmax(logits / self.temperature, dim=-1)
-        if self.top_p < 1:
-            value, order = share.sort(dim=-1, descending=True)
-            value = value.masked_fill(value.cumsum(-1) - value > self.top_p, 0.0)
-            share = torch.zeros_like(share).scatter(-1, order, value)
-        flat = share.reshape(-1, share.shape[-1]).cpu()
-        ids = torch.multinomial(flat, 1, generator=self.generator).to(logits.device).reshape(share.shape[:-1])
-        return ids, log.gather(-1, ids[..., None])[..., 0]
+def writable(stream: Stream, allowed: Ids | None, parts: Sequence[Part | None]) -> Ids | None:
+    """The ids that may be written, the sentinels that part gaps among them; None for all. ConfigError for other ids."""
+    if allowed is None:
+        return None
+    check_ids(stream, allowed)
+    if stream.kind == "sequence" and any(has_gaps(stream, part) for part in parts):
+        return np.concatenate([allowed, np.arange(SENTINEL, SENTINEL + SENTINELS)])
+    return allowed

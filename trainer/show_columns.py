@@ -25,6 +25,7 @@ from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import view_labeler
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 from tokenize_shards.views import cut_image
+from trainer.generate.decoding import Decoding
 from trainer.predict import Predictor
 
 Key = tuple[int, int]  # (shard, row)
@@ -136,7 +137,7 @@ class Columns:
             else None
         )
         tokens = self.predictor.predict(
-            {RGB: [self.given[key] for key in keys]}, spec.name, steps=ROUNDS, allowed=allowed
+            {RGB: [self.given[key] for key in keys]}, spec.name, Decoding(steps=ROUNDS), allowed=allowed
         )
         return dict(zip(keys, tokens, strict=True))
 
@@ -148,7 +149,9 @@ class Columns:
         shown = np.flatnonzero(np.arange(grid[0] * grid[1]) % grid[1] < grid[1] // 2)
         keys = [key for key, ids in real.items() if ids is not None]
         known = [real[key] for key in keys]
-        tokens = self.predictor.complete(RGB, np.stack([ids for ids in known if ids is not None]), shown, steps=ROUNDS)
+        tokens = self.predictor.complete(
+            RGB, np.stack([ids for ids in known if ids is not None]), shown, Decoding(steps=ROUNDS)
+        )
         return dict(zip(keys, tokens, strict=True))
 
     def show(self, name: str, modality: Modality | None, label: Label | Null | None, photo: Photo) -> Cell | None:

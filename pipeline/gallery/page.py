@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from labelers.core.show import Cell, Picture, Swatches
@@ -164,12 +164,16 @@ class Gallery:
 def render_page(gallery: Gallery, out: Path) -> int:
     """Write the page to `out`, whole or not at all, and return its size in bytes. Held-out photos come first."""
     rows = sorted(gallery.rows, key=lambda row: not row.held_out)  # stable: the given order within each part
-    html = _template().render(
-        g=gallery, rows=rows, kinds=KINDS, css=Markup(_read("style.css")), hero=_hero(gallery, rows),
+    html = environment().get_template("template.html.j2").render(
+        g=gallery, rows=rows, kinds=KINDS, css=Markup(read_text("style.css")), hero=_hero(gallery, rows),
         column_kinds={c: column_kind(_cells_of(rows, c)) for c in gallery.columns},
         backends={row.modality: row for row in gallery.coverage}, plots=plots,
     )  # fmt: skip
-    data = FORBIDDEN.sub("\ufffd", html).encode()
+    return write_whole(FORBIDDEN.sub("\ufffd", html).encode(), out)
+
+
+def write_whole(data: bytes, out: Path) -> int:
+    """Write a page to `out`, whole or not at all, and return its size in bytes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
@@ -199,15 +203,16 @@ def _hero(gallery: Gallery, rows: Sequence[PhotoRow]) -> tuple[PhotoRow, list[tu
     return best
 
 
-def _read(name: str) -> str:
+def read_text(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
-def _template() -> Template:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of this folder, with the filters that draw cells; every text is escaped."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(cell=render_cell, photo=render_photo, count=count, duration=duration)
-    return environment.get_template("template.html.j2")
+    made.filters.update(cell=render_cell, photo=render_photo, count=count, duration=duration)
+    return made

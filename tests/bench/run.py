@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import engine, learning, scale
+from tests.bench import engine, generation, learning, scale
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ BENCHES: dict[str, Bench] = {
     "reading": learning.reading,
     "masking": learning.masking,
     "scale": scale.million,
+    "autoregressive": generation.autoregressive,
+    "maskgit": generation.maskgit,
 }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.trainer.trained import build_trained, trained_world
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -16,3 +20,16 @@ def one_cpu_thread() -> Iterator[None]:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def trained(_trained: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of a small data set with tokens and a tiny trained model."""
+    shutil.copytree(_trained, tmp_path / "ds")
+    with trained_world():
+        yield tmp_path / "ds"

@@ -6,7 +6,7 @@ Networks are tiny: random, but for the one that has learned four made-up photos 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ import torch
 from pipeline.errors import ConfigError
 from tests.trainer.corpus import FIRST_WORD, STREAMS, TEXT_VOCAB, TINY, lively_model, tiny_model, tokens_of
 from trainer import checkpoint
+from trainer.generate.decoding import Decoding, Order
 from trainer.model import SIZES, Model
-from trainer.predict import Given, Picker, Predictor
+from trainer.predict import Given, Predictor
 from trainer.streams import EOS, PAD, SOS
 
 RGB = [tokens_of("tok_rgb", n, 0) for n in range(4)]
@@ -38,11 +39,12 @@ def as_lists(tokens: Any) -> list[list[int]]:
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (3.0, 0.7)])
 @pytest.mark.parametrize("steps", [1, 3, 100])
 def test_tokens_are_of_the_vocabulary_from_rgb_alone(
-    predictor: Predictor, steps: int, temperature: float, top_p: float, order: Literal["maskgit", "roar"]
+    predictor: Predictor, steps: int, temperature: float, top_p: float, order: Order
 ) -> None:
     for stream in STREAMS:
+        way = "ar" if stream.kind == "sequence" else order
         out = predictor.predict(
-            {"tok_rgb": RGB}, stream.name, steps=steps, temperature=temperature, top_p=top_p, order=order
+            {"tok_rgb": RGB}, stream.name, Decoding(way, steps, temperature=temperature, top_p=top_p)
         )
         assert len(out) == 4
         for row in out:
@@ -56,24 +58,27 @@ def test_tokens_are_of_the_vocabulary_from_rgb_alone(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides(predictor: Predictor, name: str) -> None:
     def drawn(seed: int) -> list[list[int]]:
-        return as_lists(predictor.predict({"tok_rgb": RGB}, name, temperature=1.0, seed=seed))
+        return as_lists(predictor.predict({"tok_rgb": RGB}, name, Decoding(temperature=1.0, seed=seed)))
 
     assert drawn(0) == drawn(0) != drawn(1)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_is_predicted_alike_in_any_company(predictor: Predictor, name: str) -> None:
+@pytest.mark.parametrize("how", [Decoding(steps=3), Decoding(steps=3, temperature=1.0, guidance=2.0, seed=5)])
+def test_a_sample_is_predicted_alike_in_any_company(predictor: Predictor, name: str, how: Decoding) -> None:
     captions = [tokens_of("tok_caption", 5, 0), None, tokens_of("tok_caption", 0, 0), None]
-    together = as_lists(predictor.predict({"tok_rgb": RGB, "tok_caption": captions}, name, steps=3))
+    keys = ["a", "b", "c", "d"]
+    together = as_lists(predictor.predict({"tok_rgb": RGB, "tok_caption": captions}, name, how, keys=keys))
     for i in range(4):
-        alone = predictor.predict({"tok_rgb": RGB[i : i + 1], "tok_caption": captions[i : i + 1]}, name, steps=3)
+        given: Given = {"tok_rgb": RGB[i : i + 1], "tok_caption": captions[i : i + 1]}
+        alone = predictor.predict(given, name, how, keys=keys[i : i + 1])
         assert as_lists(alone) == [together[i]]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_that_lack_everything_and_no_samples_at_all(predictor: Predictor, name: str) -> None:
     given: Given = {"tok_canny_edge": [None, None], "tok_caption": [None, np.zeros(0, np.uint16)]}
-    assert len(predictor.predict(given, name, steps=2)) == 2
+    assert len(predictor.predict(given, name, Decoding(steps=2))) == 2
     assert len(predictor.predict({"tok_rgb": []}, name)) == 0
 
 
@@ -96,7 +101,7 @@ def test_one_step_is_the_likeliest_token_of_each_position(predictor: Predictor, 
     which, real = torch.full_like(place, NAMES.index(stream.name)), torch.ones_like(place, dtype=torch.bool)
     hidden = predictor.model.decode(torch.zeros_like(place), which, place, real, context, mask)
     wanted = predictor.model.logits(hidden, stream.table).argmax(-1)[0]
-    assert as_lists(predictor.predict({given: [ids]}, stream.name, steps=1)) == [wanted.tolist()]
+    assert as_lists(predictor.predict({given: [ids]}, stream.name, Decoding(steps=1))) == [wanted.tolist()]
 
 
 @torch.no_grad()
@@ -125,7 +130,9 @@ def test_each_round_sees_what_the_rounds_before_revealed(predictor: Predictor, m
         return encode(*arrays)
 
     monkeypatch.setattr(predictor.model, "encode", watched)
-    predictor.predict({"tok_canny_edge": [tokens_of("tok_canny_edge", 0, 0)]}, "tok_rgb", steps=4)
+    predictor.predict(
+        {"tok_canny_edge": [tokens_of("tok_canny_edge", 0, 0)]}, "tok_rgb", Decoding(steps=4, counts="linear")
+    )
     assert seen == [4, 4 + 4, 4 + 8, 4 + 12], "an equal share of the 16 positions each round"
 
 
@@ -133,7 +140,8 @@ def test_each_round_sees_what_the_rounds_before_revealed(predictor: Predictor, m
 def test_only_what_is_allowed_is_written(predictor: Predictor, name: str) -> None:
     allowed = np.array([EOS, 7, 11])
     for temperature in (0.0, 2.0):
-        for row in predictor.predict({"tok_canny_edge": [None] * 3}, name, temperature=temperature, allowed=allowed):
+        how = Decoding(temperature=temperature)
+        for row in predictor.predict({"tok_canny_edge": [None] * 3}, name, how, allowed=allowed):
             assert set(row.tolist()) <= set(allowed.tolist())
 
 
@@ -141,13 +149,15 @@ def test_only_what_is_allowed_is_written(predictor: Predictor, name: str) -> Non
 def test_completing_keeps_what_is_shown(predictor: Predictor, count: int) -> None:
     tokens = np.stack(RGB)
     shown = np.random.default_rng(0).permutation(16)[:count]
-    done = predictor.complete("tok_rgb", tokens, shown, steps=4)
+    done = predictor.complete("tok_rgb", tokens, shown, Decoding(steps=4))
     assert done.shape == tokens.shape and (done < 64).all()
     assert np.array_equal(done[:, shown], tokens[:, shown])
     hidden = np.setdiff1d(np.arange(16), shown)
     other = tokens.copy()
     other[:, hidden] = 1
-    assert np.array_equal(predictor.complete("tok_rgb", other, shown, steps=4), done), "what is hidden is not looked at"
+    assert np.array_equal(predictor.complete("tok_rgb", other, shown, Decoding(steps=4)), done), (
+        "what is hidden is not looked at"
+    )
 
 
 def test_what_cannot_be_predicted_is_refused(predictor: Predictor) -> None:
@@ -157,34 +167,15 @@ def test_what_cannot_be_predicted_is_refused(predictor: Predictor) -> None:
         predictor.predict({"tok_depth": RGB}, "tok_rgb")
     with pytest.raises(ConfigError, match="nothing is given"):
         predictor.predict({}, "tok_rgb")
-    with pytest.raises(ValueError, match="tok_rgb: token 64 is outside its vocabulary of 64"):
+    with pytest.raises(ConfigError, match="tok_rgb: token 64 is outside its vocabulary of 64"):
         predictor.predict({"tok_rgb": [np.full(16, 64, np.uint16)]}, "tok_caption")
-    with pytest.raises(ValueError, match="tok_rgb: 15 tokens where a sample has 16"):
+    with pytest.raises(ConfigError, match="tok_rgb: 15 tokens where a sample has 16"):
         predictor.predict({"tok_rgb": [RGB[0][:15]]}, "tok_caption")
-    with pytest.raises(ValueError, match="tok_caption: 9 tokens where a sample has at most 8"):
+    with pytest.raises(ConfigError, match="tok_caption: 9 tokens where a sample has at most 8"):
         predictor.predict({"tok_caption": [np.full(9, FIRST_WORD, np.uint16)]}, "tok_rgb")
-    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}):
-        with pytest.raises(ConfigError, match=r"temperature .* top_p"):
-            predictor.predict({"tok_rgb": RGB}, "tok_caption", **bad)  # type: ignore[arg-type]
-
-
-def picked(logits: list[float], temperature: float, top_p: float = 1.0, n: int = 20_000) -> np.ndarray:
-    """Shares of the ids that are picked."""
-    pick = Picker(temperature, top_p, torch.Generator().manual_seed(0), None)
-    ids, sure = pick(torch.tensor(logits).repeat(n, 1))
-    assert torch.allclose(sure, torch.log_softmax(torch.tensor(logits), -1)[ids])
-    return np.bincount(ids.numpy(), minlength=len(logits)) / n
-
-
-def test_picking() -> None:
-    logits = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
-    tolerance = 5 * np.sqrt(0.25 / 20_000)
-    assert picked(logits, 0.0, n=3).tolist() == [1, 0, 0, 0]
-    assert picked(logits, 1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=tolerance)
-    squared = np.array([0.25, 0.09, 0.0225, 0.0025])
-    assert picked(logits, 0.5) == pytest.approx(squared / squared.sum(), abs=tolerance)
-    assert picked(logits, 1.0, 0.6) == pytest.approx([5 / 8, 3 / 8, 0, 0], abs=tolerance), "the fewest that hold 0.6"
-    assert picked(logits, 1.0, 0.01)[0] == 1
+    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"steps": 0}, {"order": "roar"}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            predictor.predict({"tok_rgb": RGB}, "tok_caption", Decoding(**bad))
 
 
 def test_from_a_checkpoint_it_predicts_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +186,7 @@ def test_from_a_checkpoint_it_predicts_the_same(tmp_path: Path, monkeypatch: pyt
     loaded, direct = Predictor.load(tmp_path / "m"), Predictor(model, record)
     assert loaded.record["step"] == 1
     for name in NAMES:
-        one, two = (p.predict({"tok_rgb": RGB}, name, steps=2) for p in (loaded, direct))
+        one, two = (p.predict({"tok_rgb": RGB}, name, Decoding(steps=2)) for p in (loaded, direct))
         assert as_lists(one) == as_lists(two)
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         Predictor.load(tmp_path / "nothing")

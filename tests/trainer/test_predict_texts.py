@@ -18,6 +18,7 @@ from tests.trainer.corpus import TINY, as_tensors
 from tokenize_shards import grammar, grammar_people
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
 from tokenize_shards.wordpiece import WordPiece
+from trainer.generate.decoding import Decoding
 from trainer.loader import Column, Corpus, Loader
 from trainer.loss import forward_loss
 from trainer.masking import Masker
@@ -90,7 +91,7 @@ def learned() -> Predictor:
 def predict(predictor: Predictor, modality: str, temperature: float = 0.0) -> list[list[int]]:
     allowed = grammar.allowed_ids(modality, WORDS)
     given = {"tok_rgb": RGB[:, 0]}
-    found = predictor.predict(given, f"tok_{modality}", temperature=temperature, allowed=allowed)
+    found = predictor.predict(given, f"tok_{modality}", Decoding(temperature=temperature), allowed=allowed)
     return [row.tolist() for row in found]
 
 

@@ -1,0 +1,163 @@
+"""`manymodal generate` on a small data set: shards that verify, recipes that say what made them, a page, clear errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelers.core.modality import Null
+from labelers.core.registry import all_modalities
+from pipeline.care.verify import verify
+from pipeline.cli.care import reader_of
+from pipeline.cli.use import run_generate
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from tests.tokenize_shards.small import SILENT, number_of
+from tests.trainer.trained import config_of
+from trainer.generate.chain import in_order
+from trainer.lexicon import Lexicon
+
+
+def generate(
+    root: Path, sources: list[str], targets: list[str], given: dict[str, str] | None = None, **more: Any
+) -> Any:
+    special = more.pop("special", [])
+    options = {n: more.pop(n) for n in list(more) if n in RUN}
+    common = {"steps": 3, **more}
+    return run_generate(config_of(root), sources, targets, given or {}, common, special, quiet=True, **options)
+
+
+RUN = {"chain", "as_written", "dense", "rows", "samples", "view", "variants", "model", "out", "write"}
+
+
+def test_labels_of_a_recipe_of_their_own(trained: Path) -> None:
+    ds = Dataset.open(str(trained))
+    before = ds.manifest()
+    report = generate(trained, ["rgb"], ["canny_edge", "caption", "metadata"], rows=0, temperature=1.0)
+    assert ds.manifest() == before, "nothing becomes current by itself"
+    refs = dict(ref.split("@") for ref in report["recipes"])
+    assert sorted(refs) == ["canny_edge", "caption", "metadata"]
+    recipe = ds.recipe(refs["caption"])
+    record_digest = Lexicon(ds).digest("tok_caption")
+    assert recipe["labeler"] == "generate" and recipe["weights"]["tokenizer"]["sha256"] == record_digest
+    assert recipe["params"]["decoding"]["tok_caption"] == {
+        "order": "auto", "steps": 3, "counts": "cosine", "temperature": 1.0, "cooling": "constant", "top_k": 0,
+        "top_p": 1.0, "guidance": 1.0, "weights": {}, "seed": 0,
+    }  # fmt: skip
+    assert re.fullmatch("[0-9a-f]{64}", recipe["weights"]["model"]["sha256"])
+    assert list(recipe["reads"]) == ["tok_rgb"] and recipe["params"]["chain"] == ["tok_canny_edge", "tok_caption"]
+    edges = [x for k in ds.shards() for x in ds.labels(all_modalities()["canny_edge"], k, refs["canny_edge"])]
+    assert len(edges) == 9 and all(isinstance(e, np.ndarray) and set(np.unique(e)) <= {0, 255} for e in edges)
+    assert verify(ds, reader_of) == [], "generated shards are as sound as any"
+
+
+def test_the_same_seed_gives_the_same_bytes(trained: Path) -> None:
+    ds = Dataset.open(str(trained))
+    refs = []
+    for seed in (1, 1, 2):
+        report = generate(trained, ["rgb"], ["canny_edge"], rows=0, temperature=1.0, seed=seed)
+        refs.append(tuple(report["recipes"][0].split("@")))
+    assert refs[0] == refs[1] != refs[2]
+    digests = [[ds.commit_of(m, r, k).sha256 for k in ds.shards()] for m, r in refs]  # type: ignore[union-attr]
+    assert digests[0] == digests[1] != digests[2]
+    one = generate(trained, ["rgb"], ["canny_edge"], samples=[ds.ids(1)[2]], temperature=1.0, seed=1)["recipes"][0]
+    name, recipe = one.split("@")
+    alone = ds.labels(all_modalities()[name], 1, recipe)
+    whole = ds.labels(all_modalities()[name], 1, refs[0][1])
+    assert np.array_equal(alone[2], whole[2]), "a sample is generated alike in any company"
+    assert all(isinstance(x, Null) and x.reason == "not asked for" for i, x in enumerate(alone) if i != 2)
+
+
+def test_pictures_are_a_modality_of_their_own(trained: Path) -> None:
+    report = generate(trained, [], ["rgb"], {"rgb": "left"}, rows=2, variants=2, temperature=1.0)
+    assert report["recipes"][0].startswith("generated_rgb@")
+    page = Path(report["page"]).read_text()
+    assert page.count("generated</small>") == 2 and "given in part" in page and "data:image/" in page
+    assert "sha256" in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_what_a_sample_lacks_is_a_null_with_the_reason(trained: Path) -> None:
+    ds = Dataset.open(str(trained))
+    ref = generate(trained, ["caption"], ["canny_edge"], rows=0)["recipes"][0].split("@")[1]
+    for k in ds.shards():
+        for row, label in enumerate(ds.labels(all_modalities()["canny_edge"], k, ref)):
+            silent = number_of(ds, k, row) == SILENT
+            assert isinstance(label, Null) == silent
+            if silent:
+                assert label.reason == "the sample has none of what it is generated from"
+
+
+def test_chaining_conditions_the_next_and_can_be_switched_off(trained: Path) -> None:
+    assert in_order(["tok_metadata", "tok_rgb@448", "tok_caption", "tok_rgb", "tok_dinov2", "tok_mine"]) == [
+        "tok_dinov2", "tok_rgb", "tok_rgb@448", "tok_caption", "tok_metadata", "tok_mine"
+    ]  # fmt: skip
+    ds = Dataset.open(str(trained))
+    chained = generate(trained, ["rgb"], ["metadata", "canny_edge"], rows=2)["recipes"]
+    apart = generate(trained, ["rgb"], ["metadata", "canny_edge"], rows=2, chain=False)["recipes"]
+    params = [
+        {r.split("@")[0]: ds.recipe(r.split("@")[1])["params"]["chain"] for r in refs} for refs in (chained, apart)
+    ]
+    assert params[0]["metadata"] == ["tok_canny_edge", "tok_metadata"] and params[1]["metadata"] == ["tok_metadata"]
+
+
+def made(ds: Dataset, name: str, recipe: str) -> list[Any]:
+    """The labels of the shards that were written, without the nulls."""
+    labels = [x for k in ds.commits(name, recipe) for x in ds.labels(all_modalities()[name], k, recipe)]
+    return [label for label in labels if not isinstance(label, Null)]
+
+
+def test_things_given_by_hand(trained: Path) -> None:
+    ds = Dataset.open(str(trained))
+    given = {"color_palette": "#ff0000 #0000ff", "metadata": "brightness=200 colorfulness=10", "caption": "a ... table"}
+    report = generate(
+        trained, [], ["metadata", "caption", "canny_edge"], given, rows=1, special=["caption:temperature=1"]
+    )
+    refs = dict(ref.split("@") for ref in report["recipes"])
+    (values,) = [label["values"] for label in made(ds, "metadata", refs["metadata"])]
+    assert values["brightness"] == pytest.approx(200, abs=3) and values["colorfulness"] == pytest.approx(10, abs=3)
+    (text,) = made(ds, "caption", refs["caption"])
+    assert text.startswith("a ") and text.endswith("table")
+    assert ds.recipe(refs["caption"])["params"]["decoding"]["tok_caption"]["temperature"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "more", "says"),
+    [
+        (["rgb"], ["depth"], {}, "depth: the data set has no tokens of it"),
+        (["rgb"], [], {}, "name what to generate"),
+        (["rgb"], ["rgb"], {}, "nothing to generate. Give a part: --given rgb=left"),
+        (["rgb"], ["caption"], {"order": "roar"}, "cannot be decoded in the order 'roar'"),
+        (["rgb"], ["caption"], {"order": "best"}, "'best' is not one of"),
+        (["rgb"], ["caption"], {"view": 5}, "view 5: tok_rgb has views 0..1"),
+        (["rgb"], ["caption"], {"weights": {"metadata": "2"}}, "guidance weight of tok_metadata"),
+        (["rgb"], ["caption"], {"special": ["caption:heat=1"]}, "unknown setting 'heat'"),
+        (["rgb"], ["caption"], {"given": {"metadata": "size=3"}}, "no field=value"),
+        (["rgb"], ["caption"], {"given": {"color_palette": "red"}}, "expected 1 to 7 colours"),
+        (["rgb"], ["caption"], {"given": {"rgb": "upper"}}, "no such region"),
+        (["rgb"], ["caption"], {"model": "other"}, "holds no checkpoint"),
+        (["rgb"], ["caption"], {"samples": ["nobody.png"]}, "no sample has this id"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_generated_is_refused_in_words(
+    trained: Path, sources: list[str], targets: list[str], more: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        generate(trained, sources, targets, rows=1, write=False, **more)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(trained: Path) -> None:
+    from tests.tokenize_shards.small import small_config
+    from tokenize_shards.fit import fit_all
+    from tokenize_shards.tokenize import tokenize
+
+    ds = Dataset.open(str(trained))
+    config = small_config(trained, views=2, seed=5)
+    fit_all(ds, config, ["tok_canny_edge"], True, lambda *_: None)
+    tokenize(ds, config, ["tok_canny_edge"])
+    with pytest.raises(ConfigError, match=r"trained on tok_canny_edge@\w+, .* of another tokenizer"):
+        generate(trained, ["rgb"], ["canny_edge"], rows=1, write=False)
+    generate(trained, ["rgb"], ["caption"], rows=1, write=False)

@@ -1,0 +1,1 @@
+"""Generation: any modality from any others, and from parts of itself."""
