@@ -27,10 +27,14 @@ SIZES = range(1, 8)
 
 
 def _check(label: Label) -> None:
-    require(isinstance(label, list) and len(label) == len(SIZES), f"color_palette: expected a list of {len(SIZES)}")
-    for size, palette in zip(SIZES, label, strict=True):
+    require(isinstance(label, list) and 1 <= len(label) <= len(SIZES), f"color_palette: expected 1 to {len(SIZES)}")
+    before = 0
+    for palette in label:
         require(isinstance(palette, np.ndarray) and palette.dtype == np.uint8, "color_palette: expected uint8 arrays")
+        size = len(palette)
         require(palette.shape == (size, 3), f"color_palette: expected shape ({size}, 3), got {palette.shape}")
+        require(before < size <= max(SIZES), f"color_palette: {size} colours after a palette of {before}")
+        before = size
 
 
 def _show(label: Label, image: NDArray[np.uint8] | None) -> Cell:
@@ -42,7 +46,8 @@ COLOR_PALETTE = Modality(
     encode=lambda label: [palette.reshape(-1).tolist() for palette in label],
     decode=lambda raw: [np.asarray(flat, np.uint8).reshape(-1, 3) for flat in raw],
     check=_check, show=_show, compare=compare.palettes,
-    about="7 palettes; palette n (1 to 7) is uint8 sRGB (n, 3), largest share first; stored flat as r, g, b, r, ...",
+    about="7 palettes (fewer where they were decoded from tokens), each uint8 sRGB (n, 3), n rising from 1 to 7, largest "
+    "share first; stored flat as r, g, b, r, ...",
 )  # fmt: skip
 
 

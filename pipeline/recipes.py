@@ -13,13 +13,9 @@ from labelers.core.modality import Modality
 from pipeline.config import Config, make_labeler
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
-from pipeline.records import recipe_id
+from pipeline.records import SOURCE, recipe_id
 from pipeline.storage import open_storage
 from pipeline.weights import resolve_weights
-
-RGB_RECIPE: dict[str, Any] = {
-    "modality": "rgb", "labeler": "ingest", "version": 1, "backend": "source images", "params": {}, "weights": {}, "reads": {},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def desired(
     """
     settings_of, makers = config.enabled_labelers(), config.makers()
     labelers = {name: config.labeler(name) for name in settings_of}
-    recipes: dict[str, str] = {"rgb": recipe_id(RGB_RECIPE)}
+    recipes: dict[str, str] = dict([SOURCE])
     files: dict[str, Path] = {}
     targets: list[tuple[Target, list[dict[str, Any]]]] = []
     for name in _needed(in_order(labelers, makers), labelers, makers, only):

@@ -100,6 +100,12 @@ def shard_name(k: int, ext: str) -> str:
     return f"shard-{k:06d}.{ext}"
 
 
+RGB_RECIPE: dict[str, Any] = {
+    "modality": "rgb", "labeler": "ingest", "version": 1, "backend": "source images", "params": {}, "weights": {}, "reads": {},
+}  # fmt: skip
+SOURCE = ("rgb", recipe_id(RGB_RECIPE))  # the images themselves; other recipes of rgb are pictures made of them
+
+
 def folder_of(modality: str, recipe: str) -> str:
-    """The folder of one recipe of a modality. rgb is fixed at ingest and has one, without a recipe in its name."""
-    return modality if modality == "rgb" else f"{modality}@{recipe}"
+    """The folder of one recipe of a modality. The images, fixed at ingest, have one without a recipe in its name."""
+    return modality if (modality, recipe) == SOURCE else f"{modality}@{recipe}"

@@ -26,6 +26,7 @@ class Metric(NamedTuple):
 
 METRICS: Mapping[str, Metric] = {
     "cosine": Metric(1.0, True),
+    "psnr_db": Metric(100.0, True, "dB"),
     "edge_f1": Metric(1.0, True),
     "f1": Metric(1.0, True),
     "precision": Metric(1.0, True),
@@ -59,6 +60,14 @@ def cosine(a: NDArray[Any], b: NDArray[Any]) -> dict[str, float]:
         return {"cosine": 1.0}
     # Rounding must not make equal vectors look different.
     return {"cosine": 1.0 if np.array_equal(x, y) else float(np.mean(products / np.maximum(scale, 1e-12)))}
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[str, float]:
+    """Peak signal-to-noise ratio of two pictures of 8 bits, 100 at most, which equal ones have."""
+    if a.shape != b.shape:
+        return {"psnr_db": 0.0}
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return {"psnr_db": min(100.0, 10 * float(np.log10(255**2 / max(error, 1e-12))))}
 
 
 def edges(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> dict[str, float]:

@@ -24,13 +24,16 @@ from pipeline.plan import Ref
 @dataclass(frozen=True)
 class Column:
     """How a modality is read and compared. read: (recipe, shard) -> labels in index order. scores: makes what pools all
-    pairs, where the field has such scores (B is the reference).
+    pairs, where the field has such scores (B is the reference). shards: those a recipe can be read of, the committed
+    ones where None. picture: (shard, place, photo) -> what the labels lie on, the photo itself where None.
     """
 
     read: Callable[[str, int], Sequence[Label | Null]]
     compare: Compare
     show: Callable[[Label, Any], Cell]
     scores: Callable[[], Scores] | None = None
+    shards: Callable[[str], set[int]] | None = None
+    picture: Callable[[int, int, Any], Any] | None = None
 
 
 @dataclass
@@ -64,7 +67,8 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
     """Compare every shard both have. ConfigError where they are of different modalities or share no shard."""
     if a[0] != b[0]:
         raise ConfigError(f"diff compares recipes of one modality, not {a[0]} with {b[0]}.")
-    shards = sorted(set(ds.commits(*a)) & set(ds.commits(*b)))
+    have = column.shards or (lambda recipe: set(ds.commits(a[0], recipe)))
+    shards = sorted(have(a[1]) & have(b[1]))
     if not shards:
         raise ConfigError(f"{a[0]}@{a[1]} and {b[0]}@{b[1]} have no shard in common. Label both first.")
     result = Diff(a, b)
@@ -111,6 +115,8 @@ def cells(ds: Dataset, result: Diff, column: Column) -> list[tuple[Cell, Cell, A
     for _, k, place, _, _ in result.worst:
         sample = ds.samples(k)[place]
         image = None if isinstance(sample, Null) else sample.image
+        if image is not None and column.picture is not None:
+            image = column.picture(k, place, image)
         pair = [column.read(recipe, k)[place] for recipe in (result.a[1], result.b[1])]
         made = [Words(x.reason, muted=True) if isinstance(x, Null) else column.show(x, image) for x in pair]
         shown.append((made[0], made[1], image))

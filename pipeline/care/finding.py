@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.records import SOURCE
+
 Kind = Literal[
     "missing",  # committed, but the file is not there
     "length",  # the file has another length than committed: cut, or something appended
@@ -32,5 +34,9 @@ class Finding:
     sha256: str = ""
 
     def sentence(self) -> str:
-        name = f"{self.modality}@{self.recipe}" if self.recipe and self.modality != "rgb" else self.modality
+        name = (
+            f"{self.modality}@{self.recipe}"
+            if self.recipe and (self.modality, self.recipe) != SOURCE
+            else self.modality
+        )
         return f"{name} shard {self.shard}: {self.kind}: {self.what}"

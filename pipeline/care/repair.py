@@ -19,7 +19,7 @@ from pipeline.execution.work import Pool
 from pipeline.ingest.again import candidates_of, known_sources
 from pipeline.ingest.ingest import Taken, take, verify_rgb
 from pipeline.plan import Item, Ref, Step, plan
-from pipeline.records import Commit, folder_of, shard_name
+from pipeline.records import SOURCE, Commit, folder_of, shard_name
 from pipeline.run import Progress, committed, execute
 from pipeline.shard_task import replace
 from pipeline.shards import NULL_EXT, write_tar
@@ -45,7 +45,7 @@ def repair(ds: Dataset, config: Config, findings: Sequence[Finding], steps_of: S
             result.left.append(
                 (finding, "an index shard is the one thing nothing can make again; restore it from a copy")
             )
-        elif finding.modality == "rgb":
+        elif (finding.modality, finding.recipe) == SOURCE:
             _note(ds, result, finding, _image_shard(ds, config, finding))
         else:
             todo.append(finding)

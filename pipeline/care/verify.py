@@ -15,7 +15,7 @@ from pipeline.commits import Verified
 from pipeline.dataset import Dataset
 from pipeline.errors import DamageError
 from pipeline.plan import Ref
-from pipeline.records import Commit, file_sha256, folder_of
+from pipeline.records import SOURCE, Commit, file_sha256, folder_of
 from pipeline.survey import Survey, shard_of
 
 Reader = Callable[[Path], Verified]  # opens a shard file as its readers would
@@ -152,7 +152,7 @@ def _content(check: ContentCheck, ds: Dataset, ref: Ref, k: int) -> str:
 
 def _inputs(ds: Dataset, commit: Commit, surveys: Mapping[Ref, Survey]) -> Finding | None:
     """Whether what the shard was made from is still what is committed."""
-    if commit.modality == "rgb":
+    if (commit.modality, commit.recipe) == SOURCE:
         return None
     for name, recipe in ds.recipe(commit.recipe)["reads"].items():
         made = surveys[name, recipe].commits.get(commit.shard) if (name, recipe) in surveys else None

@@ -37,9 +37,13 @@ def steps_of(ds: Any, config: Any, refs: Sequence[tuple[str, str]]) -> list[Any]
     from pipeline.care.rebuild import grouped, target_of
     from pipeline.label import pool_of
     from pipeline.plan import Step
+    from pipeline.records import SOURCE
+    from tokenize_shards.decode import decode_steps_of
     from tokenize_shards.rebuild import token_steps_of
 
-    labels = [ref for ref in refs if not ref[0].startswith("tok_") and ref[0] != "rgb"]
+    decoded = decode_steps_of(ds, config, [ref for ref in refs if ref != SOURCE])
+    again = {ref for step, _ in decoded for ref in step.outputs}
+    labels = [ref for ref in refs if not ref[0].startswith("tok_") and ref != SOURCE and ref not in again]
     made: list[Any] = []
     for group in grouped(ds, labels):
         target = target_of(ds, group)
@@ -48,7 +52,7 @@ def steps_of(ds: Any, config: Any, refs: Sequence[tuple[str, str]]) -> list[Any]
             made.append((Step(name, target.reads, target.outputs), pool_of(config, target)))
     outputs = {ref: step.name for step, _ in made for ref in step.outputs}
     made.sort(key=lambda pair: sum(ref in outputs for ref in pair[0].reads))
-    return made + token_steps_of(ds, config, [ref for ref in refs if ref[0].startswith("tok_")])
+    return made + token_steps_of(ds, config, [ref for ref in refs if ref[0].startswith("tok_")]) + decoded
 
 
 def look(config: Any, only: list[str] | None, relabel: int, quiet: bool) -> tuple[Any, list[Any]]:

@@ -50,7 +50,7 @@ def diff(
     config = settings(target, None)
     ds = Dataset.open(config.root)
     refs = parse_ref(ds, a), parse_ref(ds, b)
-    column = column_of(ds, refs[0][0])
+    column = column_of(ds, *refs)
     found = run(ds, *refs, column, keep=rows)
     names = [f"{m}@{r}" for m, r in refs]
     table(
@@ -83,12 +83,17 @@ def diff(
         )  # fmt: skip
 
 
-def column_of(ds: Any, name: str) -> Any:
-    """How a modality, labels or tokens, is read, compared and shown."""
+def column_of(ds: Any, a: tuple[str, str], b: tuple[str, str]) -> Any:
+    """How two recipes of a modality, labels or tokens, are read, compared and shown."""
     from pipeline.care.diff import label_column
+    from tokenize_shards.decode import is_decoded
+    from tokenize_shards.frame import framed_column
     from tokenize_shards.rebuild import token_column
 
-    return token_column(ds, name) if name.startswith("tok_") else label_column(ds, name)
+    if a[0].startswith("tok_"):
+        return token_column(ds, a[0])
+    framed = a[0] == b[0] and (is_decoded(ds, a) or is_decoded(ds, b))
+    return framed_column(ds, a, b) if framed else label_column(ds, a[0])
 
 
 def _page(ds: Any, found: Any, column: Any, names: list[str], path: Path) -> None:

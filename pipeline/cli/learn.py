@@ -62,9 +62,18 @@ def run_fit(config: Any, only: list[str], again: bool = False, quiet: bool = Fal
 
 
 def tokenize(
-    target: Target, only: Tokens = None, executor: Run = None, assign: Assign = None, as_json: AsJson = False
+    target: Target,
+    only: Tokens = None,
+    executor: Run = None,
+    assign: Assign = None,
+    back: Annotated[bool, typer.Option("--decode", help="The other way: tokens back into labels, for `diff`.")] = False,
+    view: Annotated[int, typer.Option("--view", help="With --decode: the view to decode.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Encode every view into token shards. Run it again to resume; a second run does nothing."""
+    if back:
+        finish(run_decode(settings(target, assign, executor), only or [], view, quiet=as_json), as_json)
+        return
     finish(run_tokenize(settings(target, assign, executor), only or [], quiet=as_json), as_json)
 
 
@@ -78,6 +87,20 @@ def run_tokenize(config: Any, only: list[str], quiet: bool = False) -> Any:
     with bars(f"Tokenize {config.root}", "shards", quiet) as progress:
         report = run(ds, config, only, progress)
     return carded(ds, report)
+
+
+def run_decode(config: Any, only: list[str], view: int = 0, quiet: bool = False) -> Any:
+    """Decode with progress bars, and say how to compare; the report."""
+    from pipeline.cli.console import bars, err
+    from pipeline.dataset import Dataset
+    from tokenize_shards.decode import decode
+
+    ds = Dataset.open(config.root)
+    with bars(f"Decode {config.root}", "shards", quiet) as progress:
+        report, made = decode(ds, config, only, view, progress)
+    for name, recipe in made:
+        err.print(f"  {name}@{recipe}: manymodal diff {config.root} {name}@{recipe} {name}", markup=False)
+    return report
 
 
 def train(

@@ -25,8 +25,7 @@ from pipeline.ingest.candidate import Candidate, Unusable
 from pipeline.ingest.quarantine import Entry, append_quarantine
 from pipeline.ingest.sources import open_source
 from pipeline.lock import exclusive
-from pipeline.recipes import RGB_RECIPE
-from pipeline.records import Commit, IndexRow, shard_name
+from pipeline.records import RGB_RECIPE, Commit, IndexRow, shard_name
 from pipeline.shard_task import replace
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_inputs, write_tar
 

@@ -19,8 +19,7 @@ import pyarrow as pa
 
 from pipeline.commits import commit_key
 from pipeline.dataset import INDEX_SCHEMA, Dataset
-from pipeline.recipes import RGB_RECIPE
-from pipeline.records import Commit, IndexRow, folder_of, recipe_id, shard_name
+from pipeline.records import RGB_RECIPE, Commit, IndexRow, folder_of, recipe_id, shard_name
 from pipeline.shards import write_parquet
 from pipeline.survey import row_of, write_rows
 

@@ -111,10 +111,13 @@ def test_more_colours_describe_a_photo_better(assets: Path) -> None:
 
 def test_wrong_labels_are_refused_and_right_ones_shown() -> None:
     label = palettes(scene())
-    with pytest.raises(LabelError, match="list of 7"):
-        COLOR_PALETTE.check(label[:6])
-    with pytest.raises(LabelError, match="shape"):
+    with pytest.raises(LabelError, match="1 to 7"):
+        COLOR_PALETTE.check([])
+    with pytest.raises(LabelError, match="6 colours after a palette of 7"):
         COLOR_PALETTE.check(label[::-1])
+    with pytest.raises(LabelError, match="shape"):
+        COLOR_PALETTE.check([np.zeros((1, 4), np.uint8)])
+    COLOR_PALETTE.check(label[3:4])  # what one view's tokens decode to
     with pytest.raises(LabelError, match="uint8"):
         COLOR_PALETTE.check([p.astype(int) for p in label])
     cell = COLOR_PALETTE.show(label, None)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from labelers.core.compare import cosine
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null, vector_modality
 from labelers.core.registry import all_labelers
@@ -38,7 +39,18 @@ class SmallNet(Labeler):
     version = 1
     backend = "means of pixels"
     produces = (
-        Modality("small_map", "features", "tar", bytes, bytes, lambda _: None, ext="npy", on_view=True, stored=False),
+        Modality(
+            "small_map",
+            "features",
+            "tar",
+            lambda label: label.tobytes(),
+            lambda data: np.frombuffer(data, np.float16).reshape(4, 4, 3),
+            lambda _: None,
+            compare=cosine,
+            ext="raw",
+            on_view=True,
+            stored=False,
+        ),
         vector_modality("small_global", 12, "means of 2 x 2 cells", on_view=True),
         vector_modality("small_vector", 12, "the same, of the whole image"),
     )
