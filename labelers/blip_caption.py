@@ -34,7 +34,7 @@ class BlipCaption(NetworkLabeler):
     backend = "BLIP base, COCO captions (transformers)"
     produces = (CAPTION,)
     resources = Resources(cpu=1.0, gpu=0.25, batch=16)
-    weights = {"model": "hf:Salesforce/blip-image-captioning-base@main"}
+    weights = {"model": "hf:Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b"}
     licence = Licence("Apache-2.0", "BSD-3-Clause")
     architecture = "BlipForConditionalGeneration"
     prepare = Preparation(

@@ -28,7 +28,7 @@ class DepthAnything(NetworkLabeler):
     backend = "Depth Anything V2 Small (transformers)"
     produces = (DEPTH,)
     resources = Resources(cpu=1.0, gpu=0.25, batch=16)
-    weights = {"model": "hf:depth-anything/Depth-Anything-V2-Small-hf@main"}
+    weights = {"model": "hf:depth-anything/Depth-Anything-V2-Small-hf@5426e4f0f36572d16453bbda7a8389317b1bef99"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "DepthAnythingForDepthEstimation"
     prepare = Preparation(518, 518, "nearest", multiple=14)

@@ -101,7 +101,7 @@ class RtDetr(QueryDetector):
     name = "rt_detr"
     version = 1
     backend = "RT-DETR R50vd, COCO after Objects365 (transformers)"
-    weights = {"model": "hf:PekingU/rtdetr_r50vd_coco_o365@main"}
+    weights = {"model": "hf:PekingU/rtdetr_r50vd_coco_o365@457857cec8ac28ddede40ecee9eed2beca321af8"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "RTDetrForObjectDetection"
     prepare = Preparation(640, 640, "squash", resample=Image.Resampling.BILINEAR, mean=(0, 0, 0), std=(1, 1, 1))

@@ -53,7 +53,7 @@ class Sam2(NetworkLabeler):
     backend = "SAM 2.1 Hiera-L (transformers)"
     produces = (SAM_INSTANCE, SAM_EDGE)
     resources = Resources(cpu=1.0, gpu=0.5, batch=4)
-    weights = {"model": "hf:facebook/sam2.1-hiera-large@main"}
+    weights = {"model": "hf:facebook/sam2.1-hiera-large@665f8e2ad61cf5f53d65644ff27c8ee525124610"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "Sam2Model"
     prepare = Preparation(1024, 1024, resample=Image.Resampling.BILINEAR)

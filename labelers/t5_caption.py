@@ -70,7 +70,7 @@ class T5Caption(NetworkLabeler):
     reads = ("caption",)
     resources = Resources(cpu=1.0, gpu=0.5, batch=32)
     uses_pixels = False
-    weights = {"model": "hf:google/t5-v1_1-xxl@main"}
+    weights = {"model": "hf:google/t5-v1_1-xxl@3db67ab1af984cf10548a73467f0e5bca2aaaeb2"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "T5EncoderModel"
     Params = T5Params

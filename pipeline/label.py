@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from labelers.core.labeler import Resources
 from labelers.core.registry import get_labeler
@@ -10,6 +10,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.execution.work import Pool
 from pipeline.label_shard import MakeLabelCrew, MakeLabelWorker
+from pipeline.licences import first_uses
 from pipeline.plan import Step
 from pipeline.recipes import Target, desired
 from pipeline.run import Progress, Report, bring_up_to_date
@@ -19,10 +20,17 @@ def steps_of(targets: Sequence[Target]) -> list[Step]:
     return [Step(t.labeler, t.reads, t.outputs) for t in targets if t.outputs]
 
 
-def label(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:
-    """Bring every modality the configuration asks for up to date."""
+def label(
+    ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:  # fmt: skip
+    """Bring every modality the configuration asks for up to date. say: is told, before the work begins, of licences that
+    forbid commercial use where a backend under one is used first.
+    """
     made, files = desired(config, only)
     targets = [target for target, _ in made]
+    for sentence in first_uses(ds, [recipe for _, recipes in made for recipe in recipes]):
+        say(sentence)
     for sha256, path in files.items():
         ds.put_weights(path, sha256)
     recipes = [recipe for _, recipes in made for recipe in recipes]

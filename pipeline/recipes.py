@@ -13,6 +13,7 @@ from labelers.core.modality import Modality
 from pipeline.config import Config, make_labeler
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.licences import own_weights
 from pipeline.records import SOURCE, recipe_id
 from pipeline.storage import open_storage
 from pipeline.weights import resolve_weights
@@ -57,12 +58,17 @@ def in_order(labelers: Mapping[str, Labeler], maker: Mapping[str, str] | None = 
 def recipe_of(
     labeler: Labeler, modality: Modality, weights: Mapping[str, Mapping[str, str]], reads: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The recipe of one modality a labeler makes. weights: slot -> {url, sha256}. reads: modality -> recipe id."""
+    """The recipe of one modality a labeler makes. weights: slot -> {url, sha256}. reads: modality -> recipe id.
+
+    A backend's name names its weights too; where the configuration put others in their place, the recipe says so.
+    """
+    urls = {slot: found["url"] for slot, found in weights.items() if slot not in labeler.sources}
+    backend = labeler.backend if own_weights(type(labeler), urls) else f"{labeler.backend}; other weights"
     return {
         "modality": modality.name,
         "labeler": labeler.name,
         "version": labeler.version,
-        "backend": labeler.backend,
+        "backend": backend,
         "params": labeler.params.model_dump(mode="json"),
         "weights": {slot: dict(found) for slot, found in weights.items()},
         "reads": dict(reads),

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 
 from labelers.core.labeler import Labeler
 from labelers.core.registry import all_labelers
+from labelers.core.weights import parse
+from pipeline.licences import terms
+from pipeline.profiles import PROFILES, Profile
+
+_MOVES = "a branch: the data set keeps the commit it finds first, as `manymodal why` shows; name one to choose it"
 
 _HEAD = """\
 # manymodal: configuration of one data set. Every value below is the default; delete what you do not change.
@@ -42,26 +49,43 @@ labelers:
 """
 
 
-def config_template() -> str:
-    """YAML text that loads to the default configuration."""
-    return _HEAD + "".join(_labeler_lines(cls) for cls in all_labelers().values())
+def config_template(profile: str = "offline") -> str:
+    """YAML text of a profile; that of "offline" loads to the default configuration. KeyError for an unknown profile."""
+    chosen = PROFILES[profile]
+    head = _HEAD if profile == "offline" else _changed(_HEAD, profile, chosen)
+    return head + "".join(_labeler_lines(cls, chosen) for cls in all_labelers().values())
 
 
-def _labeler_lines(cls: type[Labeler]) -> str:
-    """One labeler's section; its comment says what makes it, and under which licences."""
-    licence = cls.licence
-    terms = f"code {licence.code}, weights {licence.weights}" + (
-        "" if licence.commercial else ", NOT for commercial use"
+def _changed(head: str, name: str, profile: Profile) -> str:
+    """The head with the profile's settings in the place of the defaults."""
+    lines = head.replace(
+        "Every value below is the default; delete what you do not change.", f"Profile {name}: {profile.about}."
     )
+    for key, value in profile.settings.items():
+        lines, count = re.subn(rf"(?m)^{re.escape(key)} *\S.*?(?=  +#|$)", f"{key} {value}", lines)
+        if count != 1:
+            raise AssertionError(f"the template has {count} lines {key!r}, which profile {name} changes")
+    return lines
+
+
+def _labeler_lines(cls: type[Labeler], profile: Profile) -> str:
+    """One labeler's section; its comment says what makes it, and under which licences."""
     makes = ", ".join(m.name + ("" if m.stored else " (not stored unless store: true)") for m in cls.produces)
-    lines = [f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms}", f"    enabled: {str(cls.default_on).lower()}"]
-    params = cls.Params().model_dump(mode="json")
+    lines = [
+        f"  {cls.name}:  # {cls.backend}; makes {makes}; {terms(cls)}",
+        f"    enabled: {str(profile.enabled(cls)).lower()}",
+    ]
+    params = profile.params_of(cls)
     if params:
         lines.append("    params:")
         lines += [f"      {key}: {json.dumps(value)}" for key, value in params.items()]
     if cls.weights:
-        lines.append("    weights:")
-        lines += [f"      {slot}: {json.dumps(url)}" for slot, url in cls.weights.items()]
+        lines.append("    weights:" + ("" if _pinned(profile.weights_of(cls)) else f"  # {_MOVES}"))
+        lines += [f"      {slot}: {json.dumps(url)}" for slot, url in profile.weights_of(cls).items()]
     if cls.sources:
         lines.append("    # weights, which must be named: " + ", ".join(f"{slot}: file:PATH" for slot in cls.sources))
     return "\n".join(lines) + "\n"
+
+
+def _pinned(weights: Mapping[str, str]) -> bool:
+    return not any(parse(url).moves for url in weights.values())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from labelers.core.modality import Null
-from labelers.core.registry import all_labelers, all_modalities
+from labelers.core.registry import all_modalities
 from labelers.core.show import Picture
 from pipeline.config import Config
 from pipeline.dataset import Dataset
@@ -23,6 +23,7 @@ from pipeline.gallery.page import (
     TrainSummary,
 )  # fmt: skip
 from pipeline.ingest.quarantine import read_quarantine
+from pipeline.licences import terms_of
 from pipeline.run import last_reports
 from pipeline.status import status
 from tokenize_shards.fit import fit_report
@@ -141,12 +142,11 @@ def _stages(reports: dict[str, dict[str, Any]], found: dict[str, Any]) -> list[S
 
 def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
     rows = []
-    labelers, known = all_labelers(), all_modalities()
+    known = all_modalities()
     for name in in_order(found["modalities"]):
         m = found["modalities"][name]
         weight = next(iter(m["weights"].values()), {"sha256": "", "url": ""})
-        cls = labelers.get(m["labeler"])
-        licence = "" if cls is None else f"code {cls.licence.code}, weights {cls.licence.weights}"
+        licence = terms_of(m)
         tokens = found["modalities"].get(f"tok_{name}")
         fit = fit_report(ds, f"tok_{name}") or {}
         metrics = fit.get("metrics", {}).items()

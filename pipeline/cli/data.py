@@ -24,20 +24,27 @@ def settings(target: str, assign: list[str] | None, executor: str | None = None)
 
 
 def init(
-    folder: Annotated[
-        str, typer.Argument(help="Where to write manymodal.yaml: a folder, or s3://bucket/prefix.")
-    ] = ".",
+    folder: Annotated[str, typer.Argument(help="Where to write manymodal.yaml.")] = ".",
+    profile: Annotated[str, typer.Option("--profile", help="offline (default), one-gpu or full.")] = "offline",
+    show: Annotated[bool, typer.Option("--print", help="Print it instead of writing it.")] = False,
 ) -> None:
-    """Write a commented configuration."""
+    """Write a commented configuration, with the backends of a profile."""
     from pipeline.cli.console import err
     from pipeline.config import CONFIG_NAME
     from pipeline.errors import ConfigError
-    from pipeline.storage import open_storage
+    from pipeline.profiles import PROFILES
     from pipeline.template import config_template
 
-    path = f"{folder.rstrip('/') or '/'}/{CONFIG_NAME}" if "://" in folder else str(Path(folder) / CONFIG_NAME)
-    if not open_storage(folder).put_if_absent(CONFIG_NAME, config_template().encode()):
+    if profile not in PROFILES:
+        raise ConfigError(f"init: no profile is named {profile!r}. Known: {', '.join(PROFILES)}.")
+    if show:
+        print(config_template(profile), end="")
+        return
+    path = Path(folder) / CONFIG_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
         raise ConfigError(f"{path} exists; it is not overwritten. Delete it or choose another folder.")
+    path.write_text(config_template(profile), encoding="utf-8")
     err.print(f"Wrote {path}. Set `sources`, then: manymodal ingest {path}", markup=False)
 
 
@@ -118,13 +125,13 @@ def label(
 
 def run_label(config: Any, only: list[str], quiet: bool = False) -> Any:
     """Label with progress bars; the report."""
-    from pipeline.cli.console import bars
+    from pipeline.cli.console import bars, err
     from pipeline.dataset import Dataset
     from pipeline.label import label as run
 
     ds = Dataset.open(config.root)
     with bars(f"Label {config.root}", "shards", quiet) as progress:
-        report = run(ds, config, only, progress)
+        report = run(ds, config, only, progress, lambda sentence: err.print(f"  Licence: {sentence}", markup=False))
     return carded(ds, report)
 
 

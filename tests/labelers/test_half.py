@@ -1,0 +1,52 @@
+"""Every network labeler in half precision, on the tiny checkpoints: no layer is left in another number format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labelers.blip_caption import BlipCaption
+from labelers.clip import Clip
+from labelers.core.boxes import detection
+from labelers.core.labeler import Labeler, Sample
+from labelers.core.networks import NetworkLabeler
+from labelers.core.registry import all_labelers
+from labelers.depth import DepthAnything, Dpt
+from labelers.det import Detr, RtDetr
+from labelers.dinov2 import Dinov2Base
+from labelers.normal import TipsNormal
+from labelers.sam2 import Sam2
+from labelers.semseg import Mask2Former
+from labelers.t5_caption import T5Caption
+from labelers.vitpose import VitPose
+from tests.labelers import tiny, tiny_more
+
+ALL: dict[type[Labeler], tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    DepthAnything: (tiny.depth_anything, {}), Dpt: (tiny.dpt, {}), RtDetr: (tiny.rt_detr, {}), Detr: (tiny.detr, {}),
+    Mask2Former: (tiny.mask2former, {}), TipsNormal: (tiny_more.tips, {}), VitPose: (tiny_more.vitpose, {}),
+    Clip: (tiny_more.clip, {}), Dinov2Base: (tiny_more.dinov2, {}), BlipCaption: (tiny_more.blip, {"max_tokens": 3}),
+    T5Caption: (tiny_more.t5, {}), Sam2: (tiny_more.sam2, {"points_per_side": 2, "pred_iou_thresh": 0.0}),
+}  # fmt: skip
+
+
+def test_none_is_left_out() -> None:
+    assert {cls for cls in all_labelers().values() if issubclass(cls, NetworkLabeler)} == set(ALL)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.name)
+def test_half_precision(cls: type[Labeler], precision: str, tmp_path: Path) -> None:
+    import torch
+
+    build, params = ALL[cls]
+    torch.manual_seed(0)
+    labeler = tiny.ready(cls, build(tmp_path), precision=precision, **params)
+    person = detection((5, 5, 30, 40), "person", 0.9, (48, 64))
+    sample = Sample("a", tiny.photo(), labels={"det": [person], "caption": "a red cup"})
+    assert str(labeler.network.dtype) == f"torch.{precision}"
+    (row,) = labeler.label([sample])
+    for modality in cls.produces:
+        modality.check(row[modality.name])
