@@ -143,7 +143,7 @@ class Loop:
         self.step = self.bad = 0
         self.objective: nn.Module = _Objective(module, loss_of)
         if this_worker().size > 1:
-            self.objective = nn.parallel.DistributedDataParallel(self.objective, broadcast_buffers=False)
+            self.objective = nn.parallel.DistributedDataParallel(self.objective, forward_sync_buffers=False)
 
     def run(self) -> tuple[int, list[tuple[int, float]]]:
         """(steps done, loss curve); the module has its best weights and is in evaluation mode."""
