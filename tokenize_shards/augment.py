@@ -37,7 +37,7 @@ class Augmented:
     def __next__(self) -> Tensor:
         rng = np.random.default_rng([self.seed, self.number, self.rank])
         self.number += 1
-        x = self.content.to_tensor(next(self.batches)).to(self.device, non_blocking=True)
+        x = self.content.to_tensor(next(self.batches), self.device)
         if self.content.flips:
             flip = torch.from_numpy(rng.random(len(x)) < 0.5).to(self.device)
             x = torch.where(flip[:, None, None, None], self.content.mirror(x), x)

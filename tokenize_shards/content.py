@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CPU = torch.device("cpu")
 _EDGE_THRESHOLDS = np.arange(0.1, 0.75, 0.05)
 
 
@@ -38,7 +39,8 @@ class Content(ABC):
         """Raises ValueError for a wrong dtype or number of axes."""
 
     @abstractmethod
-    def to_tensor(self, batch: np.ndarray) -> Tensor: ...
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        """The tensor, on a device; bytes travel there as they are, which takes a quarter of the time."""
 
     @abstractmethod
     def from_tensor(self, output: Tensor) -> np.ndarray: ...
@@ -76,8 +78,8 @@ class Pixels(Content):
     def check(self, batch: np.ndarray) -> None:
         require(batch.dtype == np.uint8 and batch.ndim == 4 and batch.shape[-1] == 3, "uint8 (n, H, W, 3)", batch)
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return tensor_of(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        return tensor_of(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         return ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -100,8 +102,8 @@ class Edges(Content):
     def check(self, batch: np.ndarray) -> None:
         require(batch.dtype == np.uint8 and batch.ndim == 3, "uint8 (n, H, W)", batch)
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return tensor_of(batch)[:, None].float() / 127.5 - 1
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        return tensor_of(batch).to(device)[:, None].float() / 127.5 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         edge = (output[:, 0] + 1) / 2 > self.settings["threshold"]
@@ -144,8 +146,8 @@ class Features(Content):
         if not np.isfinite(batch).all():
             raise ValueError("a feature map has numbers that are not finite")
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        values = tensor_of(batch).float()
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        values = tensor_of(batch).to(device).float()
         return values.permute(0, 3, 1, 2) / self.settings["scale"]
 
     def from_tensor(self, output: Tensor) -> np.ndarray:

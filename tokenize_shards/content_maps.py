@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenize_shards.content import Content, require, tensor_of
+from tokenize_shards.content import CPU, Content, require, tensor_of
 
 CLASS_BITS = 16  # numbers a class is told apart by
 TRIM = 0.1  # share of a view's lowest and of its highest depths that its mean and spread leave out
@@ -36,8 +36,8 @@ class Classes(Content):
                 f"class {int(wrong[0])} is not one of the {len(self.codes)} the tokenizer has been made for"
             )
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return self.codes[torch.from_numpy(batch.astype(np.int64))].permute(0, 3, 1, 2)
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        return self.codes.to(device)[torch.from_numpy(batch.astype(np.int64)).to(device)].permute(0, 3, 1, 2)
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         found = self._logits(output).argmax(1)
@@ -110,10 +110,10 @@ class Depth(Content):
     def check(self, batch: np.ndarray) -> None:
         require(batch.dtype.kind in "uf" and batch.ndim == 3, "unsigned integers or floats (n, H, W)", batch)
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
         means, spreads = _middle(batch)
         values = (batch.astype(np.float32) - means[:, None, None]) / spreads[:, None, None]
-        return tensor_of(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))[:, None]
+        return tensor_of(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))[:, None].to(device)
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         s = self.settings
@@ -175,8 +175,8 @@ class Normals(Content):
         good = batch.dtype in (np.uint8, np.float16, np.float32) and batch.ndim == 4 and batch.shape[-1] == 3
         require(good, "uint8, float16 or float32 (n, H, W, 3)", batch)
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return tensor_of(_vectors(batch)).permute(0, 3, 1, 2)
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        return tensor_of(_vectors(batch)).to(device).permute(0, 3, 1, 2)
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         vectors = F.normalize(output.float(), dim=1).permute(0, 2, 3, 1).cpu().numpy()
@@ -213,8 +213,8 @@ class Masks(Content):
     def check(self, batch: np.ndarray) -> None:
         require(batch.dtype == np.bool_ and batch.ndim == 3, "bool (n, H, W)", batch)
 
-    def to_tensor(self, batch: np.ndarray) -> Tensor:
-        return tensor_of(batch)[:, None].float() * 2 - 1
+    def to_tensor(self, batch: np.ndarray, device: torch.device = CPU) -> Tensor:
+        return tensor_of(batch).to(device)[:, None].float() * 2 - 1
 
     def from_tensor(self, output: Tensor) -> np.ndarray:
         return (output[:, 0] > 0).cpu().numpy()

@@ -146,7 +146,8 @@ _SEQUENCES = (
 @dataclass(frozen=True)
 class _Scale:
     """The sizes of one profile. size, patch: of maps. rgb, semantic, maps: codes of pictures, of class maps, of other
-    maps. features: codes of a feature map. vectors: codes of each slot of a vector.
+    maps. features: codes of a feature map. vectors: codes of each slot of a vector. network: settings of every image-like
+    row, drawing: of those that can have a diffusion decoder too, mlp: of vectors.
     """
 
     size: int
@@ -156,11 +157,24 @@ class _Scale:
     maps: int
     features: int
     vectors: int
+    network: Mapping[str, Any] = field(default_factory=dict)
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+    mlp: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _rows(scale: _Scale) -> tuple[TokenSpec, ...]:
     def of_map(modality: str, channels: int, vocab: int, content: str, shares: str = "") -> TokenSpec:
-        return image_row(modality, scale.size, scale.patch, channels, vocab, content, shares)
+        params = {**scale.network, **({} if content == "classes" else scale.drawing)}
+        row = image_row(modality, scale.size, scale.patch, channels, vocab, content, shares)
+        return dataclasses.replace(row, params=params)  # the network's `size` is no size of the view
+
+    def of_features(modality: str, patch: int, channels: int) -> TokenSpec:
+        return dataclasses.replace(
+            image_row(modality, 224, patch, channels, scale.features, "features"), params=scale.network
+        )
+
+    def of_vector(modality: str, size: int, channels: int) -> TokenSpec:
+        return vector_row(modality, size, channels, scale.vectors, **scale.mlp)
 
     return (
         of_map("rgb", 3, scale.rgb, "pixels"),
@@ -194,7 +208,20 @@ def _large(row: TokenSpec) -> TokenSpec:
 # that a few thousand patches can fill. "published": the grids and vocabularies of 4M-21, for real runs.
 _TABLE: Mapping[Profile, tuple[TokenSpec, ...]] = {
     "offline": _rows(_Scale(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=256)),
-    "published": _rows(_Scale(224, 16, rgb=16384, semantic=4096, maps=8192, features=8192, vectors=8192)),
+    "published": _rows(
+        _Scale(
+            224,
+            16,
+            rgb=16384,
+            semantic=4096,
+            maps=8192,
+            features=8192,
+            vectors=8192,
+            network={"size": "B", "batch": 64, "lr": 2e-4},
+            drawing={"decoder": "diffusion", "diffusion_width": 128},
+            mlp={"width": 1024, "depth": 6, "batch": 1024},
+        )
+    ),
 }
 
 

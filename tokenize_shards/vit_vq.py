@@ -216,7 +216,7 @@ class ViTVQ(Tokenizer):
     def _chunk(self) -> int:
         # A matrix product may round differently with another number of rows, and a near tie then becomes another token.
         # One shape always: one view on a CPU (as fast as many there), full chunks on a GPU.
-        return 64 if self.device.type == "cuda" else 1
+        return 256 if self.device.type == "cuda" else 1
 
     def _check(self, batch: np.ndarray) -> None:
         self.content.check(batch)
@@ -239,14 +239,16 @@ class ViTVQ(Tokenizer):
         """Labels of the content's encoding (n, H, W[, c]), all of one of `sides` -> uint16 (n, tokens)."""
         network = self._fitted()
         self._check(batch)
-        out = np.zeros((len(batch), (batch.shape[1] // self.spec.patch) ** 2), np.uint16)
+        count, parts = (batch.shape[1] // self.spec.patch) ** 2, list[Tensor]()
         for i in range(0, len(batch), self._chunk):
-            x = self.content.to_tensor(batch[i : i + self._chunk])
+            x = self.content.to_tensor(batch[i : i + self._chunk], self.device)
             n = len(x)
-            x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, self._chunk - n)).to(self.device)
-            ids = network.codebook.index(network.latents(x)).reshape(self._chunk, -1)
-            out[i : i + n] = ids[:n].cpu().numpy().astype(np.uint16)
-        return out
+            x = F.pad(x, (0, 0, 0, 0, 0, 0, 0, self._chunk - n))
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):  # as it was fitted
+                z = network.latents(x)
+            parts.append(network.codebook.index(z).reshape(self._chunk, -1)[:n])
+        found = torch.cat(parts) if parts else torch.zeros(0, count)  # fetched once: a GPU works on meanwhile
+        return found.cpu().numpy().astype(np.uint16)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Integers (n, tokens) -> labels of the content's encoding, as large as the number of tokens says."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import engine, generation, learning, scale
+from tests.bench import engine, generation, learning, scale, tokenizers
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ BENCHES: dict[str, Bench] = {
     "scale": scale.million,
     "autoregressive": generation.autoregressive,
     "maskgit": generation.maskgit,
+    "rgb_tokenizer": tokenizers.rgb,
+    "mask_tokenizer": tokenizers.masks,
+    "encoder": tokenizers.encoder,
 }
 
 
