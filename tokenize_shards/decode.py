@@ -28,11 +28,12 @@ from pipeline.run import Progress, Report, execute
 from pipeline.shard_task import look, replace
 from pipeline.shards import verify_labels, write_labels
 from pipeline.survey import write_pack
+from tokenize_shards.encode import CHUNK
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.rgb import RGB
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
-from tokenize_shards.tokenize import CHUNK, GPU_SHARE
+from tokenize_shards.tokenize import GPU_SHARE
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 LABELER = "decode"  # in recipes

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
 
 from pipeline.config import Config
 from pipeline.dataset import Dataset
@@ -21,10 +23,10 @@ from tokenize_shards.fit_state import StoredState
 from tokenize_shards.gather import FitData, Gatherer
 from tokenize_shards.kinds import make_mask_codec, make_pose_codec, make_tokenizer
 from tokenize_shards.sequence import CODECS, SequenceTokenizer, codec_items
-from tokenize_shards.table import TokenSpec
+from tokenize_shards.table import AS_LABELS, TokenSpec
 from tokenize_shards.text import NAME as TEXT
 from tokenize_shards.text import fit_text, vocabulary
-from tokenize_shards.tokenize import grouped, owners, wanted_specs
+from tokenize_shards.tokenize import grouped, other_settings, owners, wanted_specs
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
 from tokenize_shards.wordpiece import WordPiece
 from tokenize_shards.world import this_worker
@@ -49,8 +51,10 @@ def fit_all(
         only = [name for name in only if name != TEXT]
         if not only:
             return reports
-    have = {} if again else ds.manifest().tokenizers
-    wanted = [spec for spec in owners(ds, config, wanted_specs(ds, config, only)) if spec.name not in have]
+    wanted = [
+        spec for spec in owners(ds, config, wanted_specs(ds, config, only))
+        if again or spec.name not in ds.manifest().tokenizers or other_settings(ds, spec)
+    ]  # fmt: skip
     gatherer = Gatherer(ds, config)
     words: WordPiece | None = None
     for members in grouped(ds, wanted).values():
@@ -125,6 +129,8 @@ def _fit_one(
         return _fit_sequence(spec, data, words, config, budget, tick, state)
     if not data.train:
         raise FitError(f"{spec.name}: no photo that may be learned from has {spec.modality}")
+    if spec.channels == AS_LABELS:
+        spec = replace(spec, channels=int(np.shape(data.train[0])[-1]))
     tokenizer = make_tokenizer(spec)
     if spec.kind == "mlp_pq" and "seconds" in budget:
         budget = {"seconds": budget["seconds"] / 3}  # a small network and few vectors: more time changes nothing
@@ -168,7 +174,9 @@ def _keep(ds: Dataset, spec: TokenSpec, tokenizer: Tokenizer, report: FitReport,
         page = folder / "page.html"
         if render_fit(spec, tokenizer, report, data, page):
             ds.storage.publish(page, f"_fits/{sha256}.html")
-    record = {**report.to_json(), "sha256": sha256, "vocab": tokenizer.vocab, "tokens": tokenizer.tokens}
+    record = {
+        **report.to_json(), "sha256": sha256, "vocab": tokenizer.vocab, "tokens": tokenizer.tokens, "spec": asdict(spec),
+    }  # fmt: skip
     ds.storage.put_if_absent(f"_fits/{sha256}.json", canonical_json(record))
     ds.update_manifest(tokenizers={spec.name: sha256})
     return record

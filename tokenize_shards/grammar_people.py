@@ -1,18 +1,19 @@
-"""human_poses as a sequence: `human v0=xmin v1=ymin v2=xmax v3=ymax` a person, then parts in an order that is drawn for
-each person, each begun by its word; `none` where there is nobody.
+"""People as a sequence: `human v0=xmin v1=ymin v2=xmax v3=ymax` a person, then parts in an order that is drawn for each
+person, each begun by its word; `none` where there is nobody.
 
     pose + 8 codes   the body's pose, by a fitted codec
     global + 9       rotation of the whole body, a 3 x 3 matrix row by row, each in [-1, 1]
     shape + 10       SMPL shape coefficients, each in [-3, 3]
     camera + 3       weak-perspective camera of the person's box: scale, x, y, each in [-1, 19]
 
-A person of BlazePose has a pose alone (14 tokens); a label of a body model carries the others under those names, and
-then takes the 39 tokens of 4M-21. Numbers are the nearest of 1000 values of their range.
+A person of human_poses (BlazePose) has a pose alone, 33 landmarks in metres: 14 tokens. One of smpl_poses has them all,
+the pose being 23 rotations: the 39 tokens of 4M-21. Numbers are the nearest of 1000 values of their range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -20,44 +21,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenize_shards.grammar import TOP, Codes, by_origin, read_box, read_codes, write_box, write_codes, write_number
-from tokenize_shards.views import View, cut_boxes, cut_keypoints, cut_keypoints_3d, uniforms
+from tokenize_shards.views import View, cut_boxes, cut_keypoints, cut_keypoints_3d, mirror_of, uniforms
 from tokenize_shards.wordpiece import WordPiece, split_coordinate
 
 POSE_CODES = 8
-PARTS: Mapping[str, tuple[int, float, float]] = {  # word -> numbers, lowest, highest
-    "global": (9, -1.0, 1.0), "shape": (10, -3.0, 3.0), "camera": (3, -1.0, 19.0),
-}  # fmt: skip
-SHAPES = {"global": (3, 3), "shape": (10,), "camera": (3,)}
-_MIRROR = np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], np.float32)  # of a rotation, when x is turned round
+SMPL_JOINTS = 23  # beside the pelvis, whose rotation is the body's
+_SMPL_PAIRS = ((0, 1), (3, 4), (6, 7), (9, 10), (12, 13), (15, 16), (17, 18), (19, 20), (21, 22))  # left, right
+SMPL_MIRROR = mirror_of(_SMPL_PAIRS, SMPL_JOINTS)
+_TURNED = np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], np.float32)  # a rotation when x is turned round
 People = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of a person that are written as they are. field: of the label."""
+
+    field: str
+    count: int
+    low: float
+    high: float
+
+
+PARTS: Mapping[str, Part] = {
+    "global": Part("global_orient", 9, -1.0, 1.0), "shape": Part("betas", 10, -3.0, 3.0),
+    "camera": Part("camera", 3, -1.0, 19.0),
+}  # fmt: skip
+
+
+def pose_of(person: Mapping[str, Any]) -> NDArray[np.float32]:
+    """What the codec sees of a person: 33 landmarks in metres (99,), or 23 rotations (207,)."""
+    return np.asarray(person["keypoints_3d" if "keypoints_3d" in person else "body_pose"], np.float32).reshape(-1)
 
 
 def cut_people(people: People, view: View, side: float = 1.0) -> list[dict[str, Any]]:
     """The people a view keeps, as a label of the view: pixels of a picture of `side` x `side`, in the label's order.
 
-    A flip mirrors box, keypoints and 3-D landmarks, turns the rotation, and negates the camera's x.
+    A flip mirrors box, keypoints, landmarks and joint rotations (left and right swapped), turns the body's rotation, and
+    negates the camera's x.
     """
     if not people:
         return []
     boxes, kept = cut_boxes(np.stack([p["box"] for p in people]), view)
-    found = []
-    for box, i in zip(boxes, kept, strict=True):
-        one = dict(people[i])
-        points = cut_keypoints(one["keypoints"], view)
-        points[:, :2] *= side
-        one |= {"box": box * np.float32(side), "keypoints": points}
+    return [_cut(people[i], box * np.float32(side), view, side) for box, i in zip(boxes, kept, strict=True)]
+
+
+def _cut(person: Mapping[str, Any], box: NDArray[np.float32], view: View, side: float) -> dict[str, Any]:
+    one = {**person, "box": box}
+    if "keypoints" in one:
+        one["keypoints"] = cut_keypoints(one["keypoints"], view)
+        one["keypoints"][:, :2] *= side
         one["keypoints_3d"] = cut_keypoints_3d(one["keypoints_3d"], view)
-        if view.flip and "global" in one:
-            one["global"] = np.asarray(one["global"], np.float32).reshape(3, 3) * _MIRROR
-        if view.flip and "camera" in one:
-            one["camera"] = np.asarray(one["camera"], np.float32) * np.array([1, -1, 1], np.float32)
-        found.append(one)
-    return found
+    if view.flip and "body_pose" in one:
+        one["body_pose"] = one["body_pose"][SMPL_MIRROR] * _TURNED
+        one["global_orient"] = one["global_orient"] * _TURNED
+        one["camera"] = one["camera"] * np.array([1, -1, 1], np.float32)
+    return one
 
 
 def size_of(person: Mapping[str, Any]) -> int:
     """Tokens a person takes."""
-    return 5 + 1 + POSE_CODES + sum(1 + count for word, (count, _, _) in PARTS.items() if word in person)
+    return 5 + 1 + POSE_CODES + sum(1 + part.count for part in PARTS.values() if part.field in person)
 
 
 def fitting(people: People, view: View, limit: int) -> list[dict[str, Any]]:
@@ -78,63 +101,78 @@ def write_people(cut: People, codes: Codes, words: WordPiece, key: tuple[object,
     ids: list[int] = []
     for i in by_origin(np.stack([p["box"] for p in cut])):
         parts = [[words.keyword("pose"), *write_codes(codes[i])]]
-        for word, (_, low, high) in PARTS.items():
-            if word in cut[i]:
-                values = np.asarray(cut[i][word], np.float64).reshape(-1)
-                parts.append([words.keyword(word), *(write_number(v, low, high) for v in values)])
-        rank = uniforms("parts", *key, int(i))
-        ids += [words.keyword("human"), *write_box(cut[i]["box"])]
-        ids += [t for p in sorted(range(len(parts)), key=lambda p, r=rank: r[p]) for t in parts[p]]  # type: ignore[misc]
+        for word, part in PARTS.items():
+            if part.field in cut[i]:
+                values = np.asarray(cut[i][part.field], np.float64).reshape(-1)
+                parts.append([words.keyword(word), *(write_number(v, part.low, part.high) for v in values)])
+        drawn = sorted(zip(uniforms("parts", *key, int(i)), parts, strict=False), key=lambda pair: pair[0])
+        ids += [words.keyword("human"), *write_box(cut[i]["box"]), *(t for _, part in drawn for t in part)]
     return ids
 
 
 def decode_people(
     ids: Sequence[int], side: float, words: WordPiece, poses: Callable[[Codes], NDArray[np.float32]]
 ) -> list[dict[str, Any]]:
-    """People in a picture of `side` pixels. The landmarks in the picture are not in the tokens: the 3-D skeleton, seen
-    from the front, is fitted into the box, which is right up to perspective. A person without a box or a pose is left
-    out.
+    """People in a picture of `side` pixels, of human_poses or smpl_poses, as the codec has it. One who lacks a box or a
+    part is left out.
+
+    The landmarks in the picture are not in the tokens: the 3-D skeleton, seen from the front, is fitted into the box,
+    which is right up to perspective.
     """
     human = words.keyword("human")
-    starts = [i for i, token in enumerate(ids) if token == human]
     found = []
-    for at, end in pairwise([*starts, len(ids)]):
+    for at, end in pairwise([*(i for i, token in enumerate(ids) if token == human), len(ids)]):
         box = read_box(ids[at + 1 : at + 5])
         parts = _read_parts(ids[at + 5 : end], words)
         codes = parts.pop("pose", None)
         if box is None or codes is None:
             continue
-        body = poses(codes[None]).reshape(-1, 3)
-        one = {
-            "box": box * np.float32(side),
-            "score": 1.0,
-            "keypoints": into_box(body, box * side),
-            "keypoints_3d": body,
-        }
-        found.append(one | parts)
+        one: dict[str, Any] = {"box": box * np.float32(side), "score": 1.0}
+        body = poses(codes[None])[0].reshape(-1)
+        if body.size != SMPL_JOINTS * 9:
+            landmarks = body.reshape(-1, 3)
+            found.append(one | {"keypoints": into_box(landmarks, box * side), "keypoints_3d": landmarks})
+        elif len(parts) == len(PARTS):
+            turns = rotations(np.concatenate([parts["global"].reshape(1, 3, 3), body.reshape(-1, 3, 3)]))
+            whole = {
+                "global_orient": turns[0],
+                "body_pose": turns[1:],
+                "betas": parts["shape"],
+                "camera": parts["camera"],
+            }
+            found.append(one | whole)
     return found
 
 
+def rotations(matrices: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The rotations nearest to matrices (n, 3, 3)."""
+    left, _, right = np.linalg.svd(matrices.astype(np.float64))
+    signs = np.ones((len(matrices), 3))
+    signs[:, 2] = np.linalg.det(left @ right)
+    return ((left * signs[:, None]) @ right).astype(np.float32)
+
+
 def _read_parts(ids: Sequence[int], words: WordPiece) -> dict[str, NDArray[Any]]:
-    """The whole parts after a person's box, the first of each kind."""
+    """The whole parts after a person's box by their word, the first of each kind."""
     names = {words.keyword(word): word for word in ("pose", *PARTS)}
     found: dict[str, NDArray[Any]] = {}
     for at, token in enumerate(ids):
         word = names.get(token, "")
         if not word or word in found:
             continue
-        if word == "pose":
-            codes = read_codes(ids[at + 1 :], POSE_CODES)
-            if codes is not None:
-                found[word] = codes
-            continue
-        count, low, high = PARTS[word]
-        cells = [split_coordinate(t) for t in ids[at + 1 : at + 1 + count]]
-        values = [cell[1] for cell in cells if cell is not None and cell[0] == 0]
-        if len(values) == count:
-            numbers = low + np.array(values, np.float32) / TOP * np.float32(high - low)
-            found[word] = numbers.astype(np.float32).reshape(SHAPES[word])
+        values = read_codes(ids[at + 1 :], POSE_CODES) if word == "pose" else _numbers(ids[at + 1 :], PARTS[word])
+        if values is not None:
+            found[word] = values
     return found
+
+
+def _numbers(ids: Sequence[int], part: Part) -> NDArray[np.float32] | None:
+    """The part's numbers from the start of ids; None where these are not all numbers."""
+    cells = [split_coordinate(token) for token in ids[: part.count]]
+    values = [cell[1] for cell in cells if cell is not None and cell[0] == 0]
+    if len(values) != part.count:
+        return None
+    return (part.low + np.array(values) / TOP * (part.high - part.low)).astype(np.float32)
 
 
 def into_box(body: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,10 +21,11 @@ from pipeline.dataset import Dataset
 from pipeline.execution.work import Pool
 from pipeline.plan import Ref, Step
 from pipeline.recipes import Target
+from tokenize_shards.encode import encode_rows
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import Row, open_tokens, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec
-from tokenize_shards.tokenize import MakeTokenWorker, TokenTarget, encode_rows
+from tokenize_shards.tokenize import MakeTokenWorker, TokenTarget
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 

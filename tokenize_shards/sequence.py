@@ -77,7 +77,8 @@ class SequenceTokenizer(Tokenizer):
 
     def _people(self, batch: Sequence[Input]) -> list[list[int]]:
         cut = [grammar_people.fitting(label, view, self.limit) for label, view, _, _ in batch]
-        codes = self._codes([p["keypoints_3d"] for people in cut for p in people], [len(people) for people in cut])
+        poses = [grammar_people.pose_of(person) for people in cut for person in people]
+        codes = self._codes(poses, [len(people) for people in cut])
         return [
             grammar_people.write_people(people, rows, self.words, (sample, self.seed, number))
             for people, rows, (_, _, sample, number) in zip(cut, codes, batch, strict=True)
@@ -143,14 +144,12 @@ class SequenceTokenizer(Tokenizer):
 
 
 def codec_items(name: str, batch: Sequence[Input], side: int = 64) -> np.ndarray:
-    """What the codec of a grammar learns from: the 3-D landmarks of every person in every view, flips applied, float32
-    (n, points * 3); or every mask, cropped to its box, bool (n, side, side).
+    """What the codec of a grammar learns from: the pose of every person in every view, flips applied, float32 (n, 99) or
+    (n, 207); or every mask, cropped to its box, bool (n, side, side).
     """
     if name == "human_poses":
         bodies = [
-            p["keypoints_3d"].reshape(-1)
-            for people, view, _, _ in batch
-            for p in grammar_people.cut_people(people, view)
+            grammar_people.pose_of(p) for people, view, _, _ in batch for p in grammar_people.cut_people(people, view)
         ]
         return np.stack(bodies) if bodies else np.zeros((0, 99), np.float32)
     masks = [one.cropped(side) for label, view, _, _ in batch for one in grammar_masks.cut_instances(label, view)]

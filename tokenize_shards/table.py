@@ -24,6 +24,7 @@ PROFILES: tuple[Profile, ...] = ("offline", "published")
 
 # What an image-like tokenizer sees, and so how a view cuts it (inputs.py) and what is minimised (content.py).
 CONTENTS = ("pixels", "edges", "classes", "depth", "normals", "features")
+AS_LABELS = 0  # channels
 GRAMMARS = ("caption", "color_palette", "metadata", "det", "human_poses", "sam_instance")
 
 
@@ -34,11 +35,12 @@ class TokenSpec:
     name: token modality, "tok_rgb". modality: whose labels it reads, "rgb". kind: which tokenizer.
     size: side in pixels of the square view it looks at (0 for labels that are not cut to pixels). patch: pixels a
     token, so that an image-like modality has a grid of (size / patch) squared. channels: of the map or the features,
-    or the vector's length. vocab: codes a position can take; None for sequences, which share one text vocabulary.
-    tokens: how many a view has; None for sequences, which have at most max_tokens, without [SOS] and [EOS].
-    params: settings of this tokenizer alone (network width, fitting steps). content: one of CONTENTS for image-like
-    rows, one of GRAMMARS for sequences. shares: name of the row whose tokenizer it uses; its own where empty. extra:
-    made only where the configuration names it (other resolutions of a modality that has a row already).
+    or the vector's length; AS_LABELS: as many as the labels have, which differs between backends. vocab: codes a
+    position can take; None for sequences, which share one text vocabulary. tokens: how many a view has; None for
+    sequences, which have at most max_tokens, without [SOS] and [EOS]. params: settings of this tokenizer alone (network
+    width, fitting steps). content: one of CONTENTS for image-like rows, one of GRAMMARS for sequences. shares: name of
+    the row whose tokenizer it uses; its own where empty. extra: made only where the configuration names it (other
+    resolutions of a modality that has a row already).
     """
 
     name: str
@@ -132,22 +134,24 @@ def sequence_row(modality: str, max_tokens: int, grammar: str = "", **params: An
 
 
 # Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person of BlazePose takes
-# 14 tokens (human, box, pose, 8 codes), so 275 hold 19 people; a box takes 5, so 256 hold 51.
+# 14 tokens (human, box, pose, 8 codes), so 275 hold 19 people, or 7 of SMPL; a box takes 5, so 256 hold 51.
 _SEQUENCES = (
     sequence_row("caption", 256),
     sequence_row("color_palette", 23),
     sequence_row("metadata", 42),
     sequence_row("det", 256),
     sequence_row("human_poses", 275, pose_tokens=8, pose_codes=1024),
+    sequence_row("smpl_poses", 275, "human_poses", pose_tokens=8, pose_codes=1024),
     sequence_row("sam_instance", 290, mask_size=64, mask_tokens=16, mask_codes=1024),
 )
 
 
 @dataclass(frozen=True)
-class _Scale:
+class _Profile:
     """The sizes of one profile. size, patch: of maps. rgb, semantic, maps: codes of pictures, of class maps, of other
-    maps. features: codes of a feature map. vectors: codes of each slot of a vector. network: settings of every image-like
-    row, drawing: of those that can have a diffusion decoder too, mlp: of vectors.
+    maps. features: codes of a feature map. vectors: codes of each slot of a vector. The others are settings of the
+    networks: of all ViT-VQ, of those that draw what people look at, of those that see several resolutions, in pixels and
+    in cells of a feature map, and of vectors.
     """
 
     size: int
@@ -157,72 +161,66 @@ class _Scale:
     maps: int
     features: int
     vectors: int
-    network: Mapping[str, Any] = field(default_factory=dict)
-    drawing: Mapping[str, Any] = field(default_factory=dict)
+    vit: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    sides: Mapping[str, Any] = field(default_factory=dict)
+    cells: Mapping[str, Any] = field(default_factory=dict)
     mlp: Mapping[str, Any] = field(default_factory=dict)
 
-
-def _rows(scale: _Scale) -> tuple[TokenSpec, ...]:
-    def of_map(modality: str, channels: int, vocab: int, content: str, shares: str = "") -> TokenSpec:
-        params = {**scale.network, **({} if content == "classes" else scale.drawing)}
-        row = image_row(modality, scale.size, scale.patch, channels, vocab, content, shares)
-        return dataclasses.replace(row, params=params)  # the network's `size` is no size of the view
-
-    def of_features(modality: str, patch: int, channels: int) -> TokenSpec:
-        return dataclasses.replace(
-            image_row(modality, 224, patch, channels, scale.features, "features"), params=scale.network
+    def rows(self) -> tuple[TokenSpec, ...]:
+        maps, features, vectors = self.maps, self.features, self.vectors
+        return (
+            self._map("rgb", 3, self.rgb, "pixels", self.drawn, self.sides),
+            self._map("depth", 1, maps, "depth", self.drawn, self.sides),
+            self._map("normal", 3, maps, "normals", self.drawn, self.sides),
+            self._map("semseg", 134, self.semantic, "classes", self.sides),
+            self._map("canny_edge", 1, maps, "edges", self.drawn),
+            image_row("sam_edge", self.size, self.patch, 1, maps, "edges", shares="tok_canny_edge"),
+            _with(image_row("clip", 224, 16, 512, features, "features"), self.vit, self.cells),
+            _with(image_row("dinov2", 224, 14, AS_LABELS, features, "features"), self.vit),
+            _with(image_row("imagebind", 224, 14, 1280, features, "features"), self.vit),
+            _with(vector_row("clip_global", 224, 512, vectors), self.mlp),
+            _with(vector_row("dinov2_global", 224, AS_LABELS, vectors), self.mlp),
+            _with(vector_row("imagebind_global", 224, 1280, vectors), self.mlp),
+            _with(vector_row("minilm_caption", 0, 384, vectors), self.mlp),
+            *_SEQUENCES,
+            self._large("rgb", 3, self.rgb, "pixels"),
+            self._large("depth", 1, maps, "depth"),
+            self._large("normal", 3, maps, "normals"),
+            self._large("semseg", 134, self.semantic, "classes"),
+            self._large("clip", 512, features, "features"),
         )
 
-    def of_vector(modality: str, size: int, channels: int) -> TokenSpec:
-        return vector_row(modality, size, channels, scale.vectors, **scale.mlp)
+    def _map(self, modality: str, channels: int, vocab: int, content: str, *params: Mapping[str, Any]) -> TokenSpec:
+        return _with(image_row(modality, self.size, self.patch, channels, vocab, content), self.vit, *params)
 
-    return (
-        of_map("rgb", 3, scale.rgb, "pixels"),
-        of_map("depth", 1, scale.maps, "depth"),
-        of_map("normal", 3, scale.maps, "normals"),
-        of_map("semseg", 134, scale.semantic, "classes"),
-        of_map("canny_edge", 1, scale.maps, "edges"),
-        of_map("sam_edge", 1, scale.maps, "edges", shares="tok_canny_edge"),
-        image_row("clip", 224, 16, 512, scale.features, "features"),
-        image_row("dinov2", 224, 14, 384, scale.features, "features"),
-        image_row("imagebind", 224, 14, 1280, scale.features, "features"),
-        vector_row("clip_global", 224, 512, scale.vectors),
-        vector_row("dinov2_global", 224, 384, scale.vectors),
-        vector_row("imagebind_global", 224, 1280, scale.vectors),
-        vector_row("minilm_caption", 0, 384, scale.vectors),
-        *_SEQUENCES,
-        _large(image_row("rgb", 448, 16, 3, scale.rgb, "pixels")),
-        _large(image_row("depth", 448, 16, 1, scale.maps, "depth")),
-        _large(image_row("normal", 448, 16, 3, scale.maps, "normals")),
-        _large(image_row("semseg", 448, 16, 134, scale.semantic, "classes")),
-        _large(image_row("clip", 448, 16, 512, scale.features, "features")),
+    def _large(self, modality: str, channels: int, vocab: int, content: str) -> TokenSpec:
+        """The same modality at 448 px: 784 tokens, for super-resolution; by the tokenizer of several resolutions where
+        there is one, else by one of its own.
+        """
+        shares = f"tok_{modality}" if self.sides else ""
+        row = image_row(modality, 448, 16, channels, vocab, content, shares)
+        return dataclasses.replace(row, name=f"{row.name}@{row.size}", extra=True)
+
+
+def _with(row: TokenSpec, *params: Mapping[str, Any]) -> TokenSpec:
+    """The row with settings of its tokenizer."""
+    return dataclasses.replace(
+        row, params={key: value for part in (row.params, *params) for key, value in part.items()}
     )
 
 
-def _large(row: TokenSpec) -> TokenSpec:
-    """The same modality at 448 px: 784 tokens, for super-resolution."""
-    return dataclasses.replace(row, name=f"{row.name}@{row.size}", extra=True)
-
-
 # "offline": what two cores fit in a minute: small patches, which make pictures recognisable at once, and codebooks
-# that a few thousand patches can fill. "published": the grids and vocabularies of 4M-21, for real runs.
+# that a few thousand patches can fill. "published": the grids, vocabularies and networks of 4M-21, for real runs.
 _TABLE: Mapping[Profile, tuple[TokenSpec, ...]] = {
-    "offline": _rows(_Scale(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=256)),
-    "published": _rows(
-        _Scale(
-            224,
-            16,
-            rgb=16384,
-            semantic=4096,
-            maps=8192,
-            features=8192,
-            vectors=8192,
-            network={"size": "B", "batch": 64, "lr": 2e-4},
-            drawing={"decoder": "diffusion", "diffusion_width": 128},
-            mlp={"width": 1024, "depth": 6, "batch": 1024},
-        )
-    ),
-}
+    "offline": _Profile(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=256).rows(),
+    "published": _Profile(
+        224, 16, rgb=16384, semantic=4096, maps=8192, features=8192, vectors=8192,
+        vit={"size": "B", "batch": 64, "lr": 2e-4}, drawn={"decoder": "diffusion", "diffusion_width": 128},
+        sides={"resolutions": (336, 448)}, cells={"resolutions": (21, 28)},
+        mlp={"width": 1024, "depth": 6, "batch": 1024},
+    ).rows(),
+}  # fmt: skip
 
 
 def _from_packages() -> Iterable[TokenSpec]:

@@ -5,6 +5,7 @@ names.
 from __future__ import annotations
 
 import difflib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +13,8 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from labelers.core.labeler import Labeler
-from labelers.core.modality import Null
 from labelers.core.registry import all_modalities, get_labeler
-from pipeline.batches import one_line
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -27,15 +24,14 @@ from pipeline.recipes import Target
 from pipeline.records import Commit, recipe_id, shard_name
 from pipeline.run import Progress, Report, bring_up_to_date
 from pipeline.shard_task import look, replace
-from tokenize_shards.ahead import ahead
-from tokenize_shards.inputs import Cut, OnView, ShardViews, chunks
-from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
+from tokenize_shards.encode import encode_shard
+from tokenize_shards.inputs import ShardViews
+from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec, configure, specs
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
 GPU_SHARE = 0.5  # of a worker that encodes stored labels
-CHUNK = 64  # views that are read, labelled and encoded at a time
 
 
 @dataclass(frozen=True)
@@ -105,6 +101,18 @@ def owners(ds: Dataset, config: Config, wanted: Sequence[TokenSpec]) -> list[Tok
     return [spec for spec in table.values() if spec.name in found]
 
 
+def other_settings(ds: Dataset, spec: TokenSpec) -> str:
+    """What the fitted tokenizer of a row was fitted with that the row has not now, in words; '' where they agree."""
+    sha256 = ds.manifest().tokenizers[spec.name]
+    try:
+        then = json.loads(ds.storage.read_bytes(f"_fits/{sha256}.json")).get("spec")
+    except FileNotFoundError:
+        then = None  # brought from elsewhere
+    now = json.loads(json.dumps(asdict(spec)))
+    changed = [key for key in now if then is not None and then.get(key) != now[key]]
+    return ", ".join(f"{key} {then[key]}, now {now[key]}" for key in changed if key in then)
+
+
 def on_view(ds: Dataset, spec: TokenSpec) -> str:
     """The labeler that computes a row's modality on the view, as the manifest's recipe names it; '' where labels are
     stored.
@@ -151,6 +159,8 @@ def token_recipes(
         if sha256 is None:
             of = f", which uses the one of {spec.owner}" if spec.shares else ""
             raise ConfigError(f"{spec.name}{of}: no tokenizer is fitted. Run `manymodal fit` first.")
+        if spec.owner == spec.name and (changed := other_settings(ds, spec)):
+            raise ConfigError(f"{spec.name}: its tokenizer was fitted with {changed}. Run `manymodal fit` again.")
         computed = {spec.modality: current[spec.modality]} if computes else {}
         params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
         recipes.append(
@@ -221,7 +231,8 @@ def tokenize_shard(
     commits = dict(due.current)
     todo = [spec for spec in target.specs if (spec.name, target.recipes[spec.name]) in due.outputs]
     if todo:
-        rows = encode_shard(ds, target, {spec.name: tokenizers[spec.name] for spec in todo}, labeler, k)
+        shard = ShardViews(ds, k, range(target.views), target.seed)
+        rows = encode_shard(shard, todo, target.reads[0][1], tokenizers, labeler)
         for spec in todo:
             recipe = target.recipes[spec.name]
             spent = round(time.monotonic() - start, 3)
@@ -230,53 +241,6 @@ def tokenize_shard(
             write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows[spec.name])
             commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens, inputs=due.inputs)
     return tuple(commits[ref] for ref in target.step().outputs)
-
-
-def encode_shard(
-    ds: Dataset, target: TokenTarget, tokenizers: Mapping[str, Tokenizer], labeler: Labeler | None, k: int
-) -> dict[str, list[Row]]:
-    """The rows of tokens of shard k, by token modality. A thread reads, decodes and cuts what comes next while this one
-    computes; CHUNK views at a time, so that neither images nor feature maps of a whole shard are ever in memory.
-    """
-    specs = [spec for spec in target.specs if spec.name in tokenizers]
-    shard = ShardViews(ds, k, range(target.views), target.seed)
-    size = max(1, CHUNK // target.views)
-    found: dict[str, list[Row]] = {spec.name: [] for spec in specs}
-    if labeler is None:
-        for spec in specs:
-            for cut in ahead(chunks(shard.stream(spec, target.reads[0][1]), size)):
-                found[spec.name] += encode_rows(tokenizers[spec.name], cut)
-        return found
-    runs = OnView(labeler, specs)
-    for views in ahead(chunks(shard.stream_pixels(runs), size)):
-        for name, rows in runs.label(views).items():
-            found[name] += encode_rows(tokenizers[name], rows)
-    runs.close()
-    return found
-
-
-def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> list[Row]:
-    """The tokens of each row's views, in order; a Null row stays the Null it is. A row the tokenizer refuses becomes a
-    Null; where it refuses several and there is nothing else, it is the tokenizer that is wrong, and its error is raised.
-    """
-    flat = [cut for row in rows if not isinstance(row, Null) for cut in row]
-    if not flat:
-        return [row for row in rows if isinstance(row, Null)]
-    try:
-        tokens = iter(_encode(tokenizer, flat))
-        return [row if isinstance(row, Null) else [next(tokens) for _ in row] for row in rows]
-    except ValueError as error:
-        real = [i for i, row in enumerate(rows) if not isinstance(row, Null)]
-        if len(real) == 1:
-            return [row if isinstance(row, Null) else Null(f"tokenizer failed: {one_line(error)}") for row in rows]
-        alone = [encode_rows(tokenizer, [row])[0] for row in rows]
-        if all(isinstance(alone[i], Null) for i in real):
-            raise
-        return alone
-
-
-def _encode(tokenizer: Tokenizer, flat: Sequence[Cut]) -> Any:
-    return tokenizer.encode(np.stack(flat) if isinstance(flat[0], np.ndarray) else flat)
 
 
 def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:

@@ -26,14 +26,15 @@ MIN_VISIBLE = 0.1  # and so is one of which less than this share of its own area
 _PAIRS = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), *((i, i + 1) for i in range(11, 33, 2)))
 
 
-def _mirror(pairs: tuple[tuple[int, int], ...], count: int) -> NDArray[np.intp]:
+def mirror_of(pairs: tuple[tuple[int, int], ...], count: int) -> NDArray[np.intp]:
+    """Order of `count` points after a mirror: (left, right) pairs change places."""
     order = np.arange(count)
     for left, right in pairs:
         order[[left, right]] = right, left
     return order
 
 
-BLAZEPOSE_MIRROR = _mirror(_PAIRS, 33)  # landmark i of a mirrored body is landmark MIRROR[i] of the body
+BLAZEPOSE_MIRROR = mirror_of(_PAIRS, 33)  # landmark i of a mirrored body is landmark MIRROR[i] of the body
 
 
 @dataclass(frozen=True)

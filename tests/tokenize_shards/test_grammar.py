@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
 from labelers.metadata import FIELDS, Metadata, describe
+from labelers.smpl_poses import SMPL_POSES
 from tokenize_shards import grammar, grammar_boxes, grammar_people
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
@@ -144,18 +145,53 @@ def test_no_people_and_too_many_people(pose: MLPPQ) -> None:
     assert len(people_ids(crowd, pose)) <= 275
 
 
-def test_a_body_model_takes_the_thirty_nine_tokens_of_4m(pose: MLPPQ) -> None:
-    rng = np.random.default_rng(3)
-    body = {
-        "global": rng.uniform(-1, 1, (3, 3)).astype(np.float32), "shape": rng.uniform(-3, 3, 10).astype(np.float32),
-        "camera": rng.uniform(-1, 19, 3).astype(np.float32),
+def smpl(box: tuple[float, float, float, float], seed: int) -> dict[str, Any]:
+    """A person of smpl_poses with random rotations."""
+    rng = np.random.default_rng(seed)
+    turns = grammar_people.rotations(rng.normal(size=(24, 3, 3)))
+    return {
+        "box": np.array(box, np.float32), "score": 0.9, "global_orient": turns[0], "body_pose": turns[1:],
+        "betas": rng.uniform(-3, 3, 10).astype(np.float32), "camera": rng.uniform(-1, 19, 3).astype(np.float32),
     }  # fmt: skip
-    ids = people_ids([person((5, 5, 60, 80), 2) | body], pose)
+
+
+@pytest.fixture(scope="module")
+def bodies() -> MLPPQ:
+    codec = MLPPQ(MLPPQConfig("smpl_poses", "landmarks", dim=207, heads=8, codes=1024, latent=8, width=32))
+    poses = np.stack([smpl((0, 0, 9, 9), seed)["body_pose"].reshape(-1) for seed in range(20)])
+    codec.fit(poses, poses[:0], steps=1)
+    return codec
+
+
+def test_a_body_model_takes_the_thirty_nine_tokens_of_4m(bodies: MLPPQ) -> None:
+    tokenizer = SequenceTokenizer("smpl_poses", 275, WORDS, bodies, grammar="human_poses")
+    person = smpl((5, 5, 60, 80), 2)
+    (ids,) = tokenizer.encode([([person], WHOLE, "a" * 32, 0)])
     assert len(ids) == 39
-    (found,) = grammar_people.decode_people(ids, 100, WORDS, pose.decode)
-    for word, (_, low, high) in grammar_people.PARTS.items():
-        assert np.abs(found[word] - body[word]).max() <= (high - low) / 999 / 2 * 1.001, word
-    assert len(people_ids([person((5, 5, 60, 80)) | body] * 9, pose)) == 7 * 39, "only whole people"
+    (found,) = grammar_people.decode_people([int(t) for t in ids], 100, WORDS, bodies.decode)
+    SMPL_POSES.check([found])
+    assert np.abs(found["box"] - person["box"]).max() <= 0.051
+    assert np.abs(found["betas"] - person["betas"]).max() <= 6 / 999 / 2 * 1.001
+    assert np.abs(found["camera"] - person["camera"]).max() <= 20 / 999 / 2 * 1.001
+    assert np.abs(found["global_orient"] - person["global_orient"]).max() <= 3 / 999
+    codes = bodies.encode(person["body_pose"].reshape(1, -1))
+    wanted = grammar_people.rotations(bodies.decode(codes).reshape(-1, 3, 3))
+    assert np.allclose(found["body_pose"], wanted, atol=1e-5), "the pose's codes are exact"
+    orders = {tuple(t for t in tokenizer.encode([([person], WHOLE, f"{i:032x}", 0)])[0] if t >= 4284) for i in range(9)}
+    assert len(orders) > 2, "parts come in an order of their own"
+    many = tokenizer.encode([([person] * 9, WHOLE, "a" * 32, 0)])[0]
+    assert len(many) == 7 * 39, "only whole people"
+
+
+def test_a_flip_of_a_body_is_the_mirrored_body() -> None:
+    person, mirror = smpl((10, 20, 30, 60), 3), np.diag([-1.0, 1, 1])
+    (found,) = grammar_people.cut_people([person], View(0, 0, 100, 100, flip=True))
+    (again,) = grammar_people.cut_people([found | {"box": np.array([70, 20, 90, 60])}], View(0, 0, 100, 100, True))
+    left_knee, right_knee = 3, 4
+    assert np.allclose(found["body_pose"][left_knee], mirror @ person["body_pose"][right_knee] @ mirror, atol=1e-6)
+    assert np.allclose(found["global_orient"], mirror @ person["global_orient"] @ mirror, atol=1e-6)
+    for name in ("body_pose", "global_orient", "camera", "betas"):
+        assert np.allclose(again[name], person[name], atol=1e-6)
 
 
 def test_flip_mirrors_box_and_body(pose: MLPPQ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import asdict
 
 import pytest
 
 from labelers.core.registry import all_labelers, all_modalities
+from tokenize_shards.kinds import make_tokenizer
 from tokenize_shards.table import (
     GRAMMARS,
     PROFILES,
@@ -18,6 +20,7 @@ from tokenize_shards.table import (
     specs,
     vector_row,
 )
+from tokenize_shards.vit_vq import ViTVQ
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -54,6 +57,21 @@ def test_published_rows_are_those_of_4m() -> None:
     large = {name: spec for name, spec in table.items() if spec.extra}
     assert set(large) == {f"tok_{name}@448" for name in ("rgb", "depth", "normal", "semseg", "clip")}
     assert all(spec.tokens == 784 and spec.vocab == table[name[:-4]].vocab for name, spec in large.items())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_row_with_a_network_can_be_made(profile: str) -> None:
+    table = specs(profile)
+    for name, spec in table.items():
+        if spec.kind == "vit_vq" and not spec.shares:
+            made = make_tokenizer(dataclasses.replace(spec, channels=spec.channels or 768))
+            assert (made.vocab, made.tokens) == (spec.vocab, spec.tokens), name
+            sharing = [row for row in table.values() if row.owner == name]
+            cell = spec.patch if spec.content == "features" else 1
+            assert isinstance(made, ViTVQ) and {row.size // cell for row in sharing} <= set(made.sides), name
+        elif spec.kind == "mlp_pq":
+            made = make_tokenizer(dataclasses.replace(spec, channels=spec.channels or 768))
+            assert (made.vocab, made.tokens) == (spec.vocab, 16)
 
 
 def test_modalities_computed_on_one_view_look_at_one_size() -> None:

@@ -20,10 +20,11 @@ from pipeline.label import label
 from pipeline.run import Report
 from tests.tokenize_shards.small import DARK, SIDE, SILENT, SmallNet, number_of, photo, small_config
 from tests.world import snapshot
+from tokenize_shards.encode import encode_rows
 from tokenize_shards.fit import fit_all
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import specs
-from tokenize_shards.tokenize import encode_rows, tokenize
+from tokenize_shards.tokenize import tokenize
 from tokenize_shards.tokenizer import load_tokenizer
 from tokenize_shards.views import View, cut_edges, cut_image, view_of
 
