@@ -9,7 +9,7 @@ modality uses the others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class Masked:
     out_mask: Bools
     component: Ints
 
+    def __getitem__(self, rows: slice) -> Masked:
+        return Masked(**{part.name: getattr(self, part.name)[rows] for part in fields(self)})
+
     def arrays(self) -> Mapping[str, npt.NDArray[np.generic]]:
         """What the model takes, by the name of its argument."""
         names = ("in_ids", "in_stream", "in_pos", "in_mask", "out_ids", "dec_ids", "out_stream", "out_pos", "out_mask")
@@ -60,18 +63,33 @@ class Budget:
 class Masker:
     """Masks batches of some streams with one mixture and one pair of budgets."""
 
-    def __init__(self, streams: Sequence[Stream], components: Sequence[Component], n_in: int, n_out: int) -> None:
+    def __init__(
+        self, streams: Sequence[Stream], components: Sequence[Component], n_in: int, n_out: int, has: Bools | None = None
+    ) -> None:
+        """has: (data sets, streams) which data set has which; a component is drawn only where it can be used.
+
+        ValueError where none can.
+        """
         self.streams, self.n_in, self.n_out = tuple(streams), n_in, n_out
         self.mixture = Mixture(components, [stream.name for stream in streams])
+        self.usable = None if has is None else self.mixture.usable(has)
+        if self.usable is not None and not self.usable.any(axis=1).all():
+            which = int(np.flatnonzero(~self.usable.any(axis=1))[0])
+            raise ValueError(
+                f"no mixture component both shows and asks for streams of data set {which}; add one such as all2all"
+            )
         self._sequence = np.array([stream.kind == "sequence" for stream in streams])
         self._pairs = np.array([stream.pairs for stream in streams])
 
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Masked:
-        """Mask a batch that holds every stream of the masker. The same batch and rng state give the same result."""
+    def __call__(self, batch: Batch, rng: np.random.Generator, source: Ints | None = None) -> Masked:
+        """Mask a batch that holds every stream of the masker. The same batch and rng state give the same result.
+
+        source: the data set of each sample, where there are several.
+        """
         columns = [batch[stream.name] for stream in self.streams]
         length = np.stack([column.length for column in columns], axis=1)
         valid = np.stack([column.valid for column in columns], axis=1)
-        component = self.mixture.draw(len(length), rng)
+        component = self.mixture.draw(len(length), rng, source, self.usable)
         budget = self.divide(length, valid, component, rng)
         pieces = [
             self._split(s, column, budget.inputs[:, s], budget.targets[:, s], rng) for s, column in enumerate(columns)

@@ -95,9 +95,24 @@ class Mixture:
             [[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components]
         )
 
-    def draw(self, batch: int, rng: np.random.Generator) -> Ints:
-        """A component for each sample: (B,) int64."""
-        return rng.choice(len(self.weights), size=batch, p=self.weights).astype(np.int64)
+    def usable(self, has: Bools) -> Bools:
+        """Which components can mask samples of data sets that have some of the streams: (S, C) from (S, M).
+
+        A component can where the data set has a stream it shows, and one it asks for that is not shown whole.
+        """
+        shows = has.astype(float) @ ((self.alpha_in > 0) | self.keep).T > 0
+        asks: Bools = has.astype(float) @ ((self.alpha_out > 0) & ~self.keep).T > 0
+        return shows & asks
+
+    def draw(
+        self, batch: int, rng: np.random.Generator, source: Ints | None = None, usable: Bools | None = None
+    ) -> Ints:
+        """A component for each sample: (B,) int64. source: the data set of each; usable: of `usable`."""
+        weights = self.weights[None] if usable is None else self.weights * usable
+        bounds = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
+        rows = bounds[np.zeros(batch, np.int64) if source is None else source]
+        drawn = (rng.random(batch)[:, None] >= rows).sum(axis=1)
+        return np.minimum(drawn, len(self.weights) - 1).astype(np.int64)
 
 
 def log_dirichlet(alpha: Floats, rng: np.random.Generator) -> Floats:

@@ -1,21 +1,30 @@
-"""From a data set's manifest to the streams and memory-mapped columns a loader reads."""
+"""From a data set's manifest to the streams and memory-mapped columns a loader reads.
+
+What can be known from commits and recipes is checked at once; the tokens themselves too where they are near and few
+enough (FULL_CHECK bytes), and otherwise shard by shard, when one is first opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
+from pipeline.records import Commit
 from tokenize_shards.holdout import held_out
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
-from trainer.loader import Column, Corpus
+from trainer.corpus import Column, Corpus, LazyShards, Shard
 from trainer.streams import Stream
 
 PAIRS = ("tok_metadata",)  # sequences of (field, value) pairs, masked pair by pair
+FULL_CHECK = 8 << 30
+ASKED = 40
 
 
 def stream_of(spec: TokenSpec, vocab: int) -> Stream:
@@ -29,36 +38,101 @@ def column_of(shard: TokenShard) -> Column:
     return Column(shard.values, shard.valid, shard.offsets)
 
 
-def open_corpus(ds: Dataset, holdout: float, names: Sequence[str] | None = None) -> Corpus:
-    """The token shards of the current manifest, joined by position; names: token modalities (None: all of them).
+class Opener:
+    """Opens the token shards of some modalities of a data set, and brings far ones near ahead of time."""
 
-    ConfigError for a modality that is not there or not complete, DamageError where ids are not those of the index.
-    """
-    manifest = ds.manifest()
-    have = {name: recipe for name, recipe in manifest.modalities.items() if name.startswith("tok_")}
+    def __init__(self, ds: Dataset, chosen: Mapping[str, str], commits: Mapping[str, Mapping[int, Commit]]) -> None:
+        self.ds, self.chosen, self.commits = ds, dict(chosen), commits
+        self.vocab: dict[str, int] = {}
+        self.asked: OrderedDict[int, None] = OrderedDict()  # an evicted shard may have to be fetched again
+
+    def __call__(self, k: int) -> Shard:
+        return {name: column_of(self.open(name, k)) for name in self.chosen}
+
+    def open(self, name: str, k: int) -> TokenShard:
+        """One shard, its digest, ids and recipe checked. DamageError where they are not what they should be."""
+        recipe = self.chosen[name]
+        path, _ = self.ds.open_shard(name, recipe, k)
+        shard = open_tokens(path)
+        if shard.ids != self.ds.ids(k):
+            raise DamageError(f"{path}: ids are not those of index shard {k}, in order. Tokenize it again.")
+        vocab = self.vocab.setdefault(name, shard.meta.vocab)
+        if (shard.meta.recipe, shard.meta.vocab) != (recipe, vocab):
+            raise DamageError(
+                f"{path}: was made by recipe {shard.meta.recipe} with {shard.meta.vocab} tokens, where the manifest says "
+                f"{recipe} and other shards have {vocab}. Tokenize it again."
+            )
+        return shard
+
+    def fetch(self, k: int) -> None:
+        """Have the files of a shard come near in the background; asked again, only after others."""
+        if k not in self.asked:
+            self.asked[k] = None
+            while len(self.asked) > ASKED:
+                self.asked.popitem(last=False)
+            self.ds.prefetch(self.commits[name][k] for name in self.chosen)
+
+
+def choose(ds: Dataset, names: Sequence[str] | None, manifest: Mapping[str, str], stale: bool) -> dict[str, str]:
+    """Token modality -> recipe. ConfigError where one is missing, or was made from labels that are no longer current."""
+    have = {name: recipe for name, recipe in manifest.items() if name.startswith("tok_")}
     missing = [name for name in names or () if name not in have]
     if missing:
         raise ConfigError(f"train.modalities: {missing[0]!r} has no tokens. There are: {', '.join(have) or 'none'}.")
     chosen = {name: have[name] for name in (names or have)}
     if not chosen:
         raise ConfigError(f"{ds.storage.url}: there is no token modality to train on. Run `manymodal tokenize` first.")
-    shards: list[dict[str, Column]] = []
-    streams: dict[str, Stream] = {}
-    made = {name: ds.commits(name, recipe) for name, recipe in chosen.items()}
-    for k in ds.shards():
-        ds.prefetch(made[name][j] for name in chosen for j in (k, k + 1, k + 2) if j in made[name])
-        columns = {}
-        for name, recipe in chosen.items():
-            if k not in made[name]:
-                raise ConfigError(f"{name}: shard {k} is not tokenized. Run `manymodal tokenize` first.")
-            path, _ = ds.open_shard(name, recipe, k)
-            shard = open_tokens(path)
-            if shard.ids != ds.ids(k):
-                raise DamageError(f"{path}: ids are not those of index shard {k}, in order. Tokenize it again.")
-            streams.setdefault(name, stream_of(spec_of(ds.recipe(recipe)), shard.meta.vocab))
-            columns[name] = column_of(shard)
-        shards.append(columns)
-    held = [np.asarray(held_out(ds.ids(k), holdout), np.bool_) for k in ds.shards()]
-    used = [s for s in streams.values() if any(bool(shard[s.name].valid.any()) for shard in shards)]
-    kept = [{s.name: shard[s.name] for s in used} for shard in shards]
-    return Corpus(used, kept, held, manifest.version, {s.name: chosen[s.name] for s in used})
+    for name, recipe in chosen.items() if not stale else ():
+        for source, read in ds.recipe(recipe)["reads"].items():
+            if manifest.get(source, read) != read:
+                raise ConfigError(
+                    f"{name}@{recipe}: was made from {source}@{read}, but {source}@{manifest[source]} is current. "
+                    "Run `manymodal tokenize`, or set train.stale: true to train on it all the same."
+                )
+    return chosen
+
+
+def open_corpus(
+    ds: Dataset, holdout: float, names: Sequence[str] | None = None, manifest: int | None = None, stale: bool = False
+) -> Corpus:
+    """The token shards of a manifest (None: the current one), joined by position; names: token modalities (None: all).
+
+    ConfigError for a modality that is not there, not complete or stale, DamageError where bytes, ids or tokens are not
+    what they should be.
+    """
+    record = ds.manifest(manifest)
+    chosen = choose(ds, names, record.modalities, stale)
+    shards = ds.shards()
+    commits = {name: ds.commits(name, recipe) for name, recipe in chosen.items()}
+    for name, found in commits.items():
+        k = next((k for k in shards if k not in found), None)
+        if k is not None:
+            raise ConfigError(f"{name}: shard {k} is not tokenized. Run `manymodal tokenize` first.")
+    used = {
+        name: recipe
+        for name, recipe in chosen.items()
+        if any(c.count > len(c.nulls) for c in commits[name].values()) or not shards
+    }
+    held = [np.asarray(held_out(ds.ids(k), holdout), np.bool_) for k in shards]
+    if not used or not any(map(len, held)):
+        raise ConfigError(f"{ds.storage.url}: there is no sample to train on: every token shard is empty.")
+    far = "://" in ds.storage.url
+    opener = Opener(ds, used, commits)
+    if not far:
+        unused = Opener(ds, {name: recipe for name, recipe in chosen.items() if name not in used}, commits)
+        for k in shards:
+            unused(k)  # null throughout, but what they are of must be right
+    k = next(k for k in shards if len(held[k]))
+    streams = [stream_of(spec_of(ds.recipe(recipe)), opener.open(name, k).meta.vocab) for name, recipe in used.items()]
+    lazy = LazyShards(len(shards), opener, opener.fetch if far else None)
+    makers = {name: maker(ds.recipe(recipe)) for name, recipe in used.items()}
+    corpus = Corpus(streams, lazy, held, record.version, used, makers)
+    if not far and sum(c.bytes for found in commits.values() for c in found.values()) <= FULL_CHECK:
+        for _ in lazy:
+            pass  # opened, and so checked
+    return corpus
+
+
+def maker(recipe: Mapping[str, Any]) -> str:
+    """What decides what a token means: the digest of its tokenizer. "" where the recipe names none."""
+    return str(recipe["weights"].get("tokenizer", {}).get("sha256", ""))

@@ -46,7 +46,8 @@ def take(sizes: Sequence[int], seed: int, position: int, count: int, window: int
 
     sizes: samples of each shard. window: shards mixed at a time. ValueError if there is no sample at all.
     """
-    key, total = tuple(int(size) for size in sizes), int(sum(sizes))
+    key = sizes if isinstance(sizes, tuple) else tuple(int(size) for size in sizes)
+    total = sum(key)
     if total == 0:
         raise ValueError("there are no samples to visit")
     parts: list[Order] = []
@@ -61,6 +62,22 @@ def take(sizes: Sequence[int], seed: int, position: int, count: int, window: int
     return np.concatenate(parts)
 
 
+def upcoming(sizes: tuple[int, ...], seed: int, position: int, window: int) -> Order:
+    """The shards of the window that a position lies in, and of the one after it in the same epoch."""
+    epoch, offset = divmod(position, sum(sizes))
+    shards, starts = _windows(sizes, seed, epoch, window)
+    index = int(np.searchsorted(starts, offset, side="right")) - 1
+    return shards[index * window : (index + 2) * window]
+
+
+def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """splitmix64: numbers that look random, from numbers that do not."""
+    with np.errstate(over="ignore"):
+        mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
 def pick_view(shard: Order, row: Order, epoch: Order, seed: int, views: int) -> Order:
     """Which view of each sample is used in that epoch, the same for all its modalities: (B,) int64 in 0..views-1.
 
@@ -68,10 +85,6 @@ def pick_view(shard: Order, row: Order, epoch: Order, seed: int, views: int) -> 
     once.
     """
     with np.errstate(over="ignore"):
-        mixed = (
-            shard.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + row.astype(np.uint64) + np.uint64(seed % 2**32)
-        )
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
+        key = shard.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + row.astype(np.uint64) + np.uint64(seed % 2**32)
+    mixed = mix(key)
     return ((mixed % np.uint64(views)).astype(np.int64) + epoch) % views
