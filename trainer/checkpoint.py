@@ -3,13 +3,16 @@ one.
 
 model.safetensors      the weights
 optimizer.safetensors  AdamW's moments by parameter name, for resuming
+average.safetensors    the averaged weights, where there are any
 train.json             step, loader state, streams, size, token recipes, manifest, config, curve, held-out losses
+
+A run keeps them by step, in a folder of its own; where the model is divided over processes each writes its own part
+(see sharded.py). What others read is published at the end: model.safetensors and train.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -22,11 +25,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import ConfigError, DamageError
-from pipeline.records import canonical_json, file_sha256
+from pipeline.records import file_sha256
+from trainer import sharded
+from trainer.atomic import RECORD, finish
 from trainer.model import SIZES, Model
+from trainer.parallel import Divided, own, whole
 from trainer.streams import Stream
 
-MODEL, OPTIMIZER, RECORD = "model.safetensors", "optimizer.safetensors", "train.json"
+MODEL, OPTIMIZER, AVERAGE = "model.safetensors", "optimizer.safetensors", "average.safetensors"
 REMEDY = "Restore the folder from a copy, or delete it and train again."
 
 
@@ -48,25 +54,93 @@ def restore_moments(model: Model, optimizer: torch.optim.Optimizer, saved: Mappi
 
 
 def save(folder: Path, model: Model, optimizer: torch.optim.Optimizer | None, record: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder, replacing one of the same name, and read its weights' digests back."""
+    """Write a checkpoint folder of one process, replacing one of the same name."""
+    files = {MODEL: {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}}
+    if optimizer is not None:
+        files[OPTIMIZER] = moments(model, optimizer)
+    write_folder(folder, files, record)
+
+
+def write_folder(folder: Path, files: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
+    """Files of tensors and the record with their digests, written aside, flushed to the disk, and renamed whole."""
     aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     aside.mkdir(parents=True)
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, aside / MODEL)
-        if optimizer is not None:
-            save_file(moments(model, optimizer), aside / OPTIMIZER)
-        digests = {p.name: file_sha256(p) for p in sorted(aside.iterdir())}
-        (aside / RECORD).write_bytes(canonical_json({**record, "sha256": digests}))
-        if folder.exists():
-            old = folder.parent / f".{folder.name}.old-{uuid.uuid4().hex[:8]}"
-            os.rename(folder, old)
-            os.rename(aside, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, folder)
+        for name, values in files.items():
+            save_file(dict(values), aside / name)
+        finish(aside, folder, record, {name: file_sha256(aside / name) for name in files})
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+# -- checkpoints of a run: one folder a step
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def steps(folder: Path) -> list[Path]:
+    """The checkpoints of a run that were finished, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"step-*/{RECORD}"))
+
+
+def prune(folder: Path, keep: int, keep_every: int) -> None:
+    """Delete all but the newest `keep` checkpoints, those of each `keep_every`-th step, and what attempts left."""
+    for path in steps(folder)[:-keep]:
+        if not keep_every or int(path.name.removeprefix("step-")) % keep_every:
+            shutil.rmtree(path)
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_run(
+    folder: Path, divided: Divided, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write what a run goes on from. Every process must call it; it is there when it returns."""
+    if divided.strategy == "fsdp":
+        sharded.save(folder, divided, optimizer, average, record)
+    elif divided.group.first:
+        files = {MODEL: divided.model.state_dict(), OPTIMIZER: moments(divided.model, optimizer)}
+        if average:
+            files[AVERAGE] = dict(average)
+        packed = {name: {k: v.detach().cpu().contiguous() for k, v in values.items()} for name, values in files.items()}
+        write_folder(folder, packed, record)
+    divided.group.wait()
+
+
+def load_run(folder: Path, divided: Divided, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> None:
+    """The inverse of `save_run`, on any number of processes and whichever strategy wrote it."""
+    stored = sharded.Stored(folder, read_record(folder))
+    with torch.no_grad():
+        for name, parameter in divided.model.named_parameters():
+            lo, hi = sharded.rows_here(parameter)
+            mine = own(parameter)
+            mine.copy_(stored.read("model", name, lo, hi))
+            state: dict[str, Tensor] = {}
+            for key in ("exp_avg", "exp_avg_sq"):
+                if stored.has(key, name):
+                    part = torch.empty_like(mine).copy_(stored.read(key, name, lo, hi))
+                    state[key] = sharded.like(part, parameter)
+            if state:
+                state["step"] = stored.read("step", name, 0, 0).to(parameter.device)
+                optimizer.state[parameter] = state
+            if name in average and stored.has("average", name):
+                average[name].copy_(stored.read("average", name, lo, hi))
+
+
+def publish(folder: Path, divided: Divided, record: Mapping[str, Any]) -> None:
+    """Write the whole model as everybody reads it. Every process must call it."""
+    tensors = {}
+    for name, value in divided.model.state_dict().items():
+        full = whole(value)
+        if divided.group.first:
+            tensors[name] = full
+    if divided.group.first:
+        write_folder(folder, {MODEL: tensors}, record)
+    divided.group.wait()
 
 
 def read_record(folder: Path) -> dict[str, Any]:

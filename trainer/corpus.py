@@ -6,6 +6,7 @@ as they are needed, so that a data set can be larger than the disk it is read th
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,21 +68,23 @@ class LazyShards(Sequence[Shard]):
         self.fetch = fetch  # brings a shard near before it is needed, on another thread; None: it is near
         self.cache: OrderedDict[int, Shard] = OrderedDict()
         self.check: Callable[[int, Shard], None] = lambda k, shard: None
+        self.lock = threading.RLock()  # a feed and an evaluation may read at once
 
     def __len__(self) -> int:
         return self.number
 
     def __getitem__(self, k: int) -> Shard:  # type: ignore[override]
-        if k not in self.cache:
-            if not 0 <= k < self.number:
-                raise IndexError(k)
-            shard = self.open_shard(k)
-            self.check(k, shard)
-            self.cache[k] = shard
-            while len(self.cache) > self.keep:
-                self.cache.popitem(last=False)
-        self.cache.move_to_end(k)
-        return self.cache[k]
+        with self.lock:
+            if k not in self.cache:
+                if not 0 <= k < self.number:
+                    raise IndexError(k)
+                shard = self.open_shard(k)
+                self.check(k, shard)
+                self.cache[k] = shard
+                while len(self.cache) > self.keep:
+                    self.cache.popitem(last=False)
+            self.cache.move_to_end(k)
+            return self.cache[k]
 
     def __iter__(self) -> Iterator[Shard]:
         return (self[k] for k in range(self.number))

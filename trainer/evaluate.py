@@ -5,19 +5,26 @@ in training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from trainer.loader import Corpus
+from trainer.corpus import Column, Corpus
 from trainer.loss import forward_loss
 from trainer.masking import Masker
 from trainer.mixture import all2all, from_one
 from trainer.model import Model
+from trainer.shuffle import Order
+from trainer.spans import ranges
 from trainer.streams import EOS
 
 SAMPLES, ROUNDS, BATCH = 64, 3, 16
+COUNTED = 50_000
+Score = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,32 +40,49 @@ class Heldout:
     given: str
 
 
+def _plain(model: Model, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    loss = forward_loss(model, batch)
+    return loss.mean, loss.total, loss.count
+
+
 def unigrams(corpus: Corpus) -> dict[str, np.ndarray]:
-    """Log-probability of each token of each stream by its count in training samples, plus one; [EOS] once a text."""
-    found = {}
-    for stream in corpus.streams:
-        counts = np.ones(stream.vocab)
-        for shard, rows in zip(corpus.shards, corpus.train_rows, strict=True):
+    """Log-probability of each token of each stream by its count in training samples, plus one; [EOS] once a text.
+
+    Of a large data set the first COUNTED samples are counted.
+    """
+    counts = {stream.name: np.ones(stream.vocab) for stream in corpus.streams}
+    seen = 0
+    for shard, rows in zip(corpus.shards, corpus.train_rows, strict=True):
+        for stream in corpus.streams:
             column = shard[stream.name]
-            rows = rows[column.valid[rows]]
-            if column.offsets is None:
-                counts += np.bincount(column.ids[rows].reshape(-1), minlength=stream.vocab)
-                continue
-            for row in rows:
-                span = slice(column.offsets[row * column.views], column.offsets[(row + 1) * column.views])
-                counts += np.bincount(column.ids[span], minlength=stream.vocab)
-                counts[EOS] += column.views
-        found[stream.name] = np.log(counts / counts.sum())
-    return found
+            _count(counts[stream.name], column, rows[column.valid[rows]])
+        seen += len(rows)
+        if seen >= COUNTED:
+            break
+    return {name: np.log(count / count.sum()) for name, count in counts.items()}
 
 
-def heldout_losses(model: Model, corpus: Corpus, n_in: int, n_out: int, seed: int) -> dict[str, Heldout]:
+def _count(counts: np.ndarray, column: Column, rows: Order) -> None:
+    """Add the tokens of some samples, all views."""
+    if column.offsets is None:
+        counts += np.bincount(column.ids[rows].reshape(-1), minlength=len(counts))
+        return
+    first = column.offsets[rows * column.views]
+    at, cols = ranges(column.offsets[(rows + 1) * column.views] - first)
+    counts += np.bincount(column.ids[first[at] + cols], minlength=len(counts))
+    counts[EOS] += column.views * len(rows)
+
+
+def heldout_losses(
+    model: Model, corpus: Corpus, n_in: int, n_out: int, seed: int, samples: int = SAMPLES, score: Score | None = None
+) -> dict[str, Heldout]:
     """Every stream from RGB alone; RGB itself, and everything where there is no RGB, from any mix. Empty where nothing
     is held out.
 
-    The masks are fixed by the seed, so that two models are asked the same.
+    The masks are fixed by the seed, so that two models are asked the same. The streams of the corpus come first among
+    the model's. score: how a batch is scored; None: by the model as it is.
     """
-    shard, row, view = corpus.held_out(SAMPLES)
+    shard, row, view = corpus.held_out(samples)
     if not len(shard):
         return {}
     names = [s.name for s in corpus.streams]
@@ -79,10 +103,10 @@ def heldout_losses(model: Model, corpus: Corpus, n_in: int, n_out: int, seed: in
                     corpus.gather(shard[part], row[part], view[part]), np.random.default_rng([seed, 77, round_, at])
                 )
                 batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in masked.arrays().items()}
-                with torch.inference_mode():
-                    loss = forward_loss(model, batch)
-                total += loss.total.cpu().numpy()
-                count += loss.count.cpu().numpy()
+                with torch.no_grad():
+                    _, summed, counted = score(batch) if score else _plain(model, batch)
+                total += summed.cpu().numpy()[: len(names)]
+                count += counted.cpu().numpy()[: len(names)]
                 for s, name in enumerate(names):
                     mine = masked.out_mask & (masked.out_stream == s)
                     chance[s] -= guess[name][masked.out_ids[mine]].sum()

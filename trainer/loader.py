@@ -119,7 +119,9 @@ class Loader:
         """Go to a position without state, by counting whose samples come before it."""
         for at in range(0, position, 1 << 20):
             source = self.data.sources(at, min(1 << 20, position - at), self.seed)
-            self.taken = [t + int(n) for t, n in zip(self.taken, np.bincount(source, minlength=len(self.taken)), strict=True)]
+            self.taken = [
+                t + int(n) for t, n in zip(self.taken, np.bincount(source, minlength=len(self.taken)), strict=True)
+            ]
         self.position = position
 
     def plan(self) -> Picks:

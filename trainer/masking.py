@@ -46,6 +46,11 @@ class Masked:
     def __getitem__(self, rows: slice) -> Masked:
         return Masked(**{part.name: getattr(self, part.name)[rows] for part in fields(self)})
 
+    @staticmethod
+    def join(pieces: Sequence[Masked]) -> Masked:
+        """Batches one after another."""
+        return Masked(**{f.name: np.concatenate([getattr(p, f.name) for p in pieces]) for f in fields(Masked)})
+
     def arrays(self) -> Mapping[str, npt.NDArray[np.generic]]:
         """What the model takes, by the name of its argument."""
         names = ("in_ids", "in_stream", "in_pos", "in_mask", "out_ids", "dec_ids", "out_stream", "out_pos", "out_mask")
@@ -64,7 +69,12 @@ class Masker:
     """Masks batches of some streams with one mixture and one pair of budgets."""
 
     def __init__(
-        self, streams: Sequence[Stream], components: Sequence[Component], n_in: int, n_out: int, has: Bools | None = None
+        self,
+        streams: Sequence[Stream],
+        components: Sequence[Component],
+        n_in: int,
+        n_out: int,
+        has: Bools | None = None,
     ) -> None:
         """has: (data sets, streams) which data set has which; a component is drawn only where it can be used.
 

@@ -1,68 +1,45 @@
-"""The training loop: one process, AdamW, warm-up and cosine, and an honest look at held-out photos at the end.
+"""Training from start to end: open, check, estimate, go on where a checkpoint is, train, look at held-out photos,
+publish.
 
-Masks of step n come from the seed and n alone, and the loader's state is one integer, so a run that was stopped goes on
-exactly as if it had not been. Given up for now: several processes (DDP, FSDP2), EMA, gradient accumulation.
+The same loop for one process and for many; `launch.py` and `ray_train.py` start the processes.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from pydantic import BaseModel, ConfigDict, Field
 
+from labelers.core.weights import default_cache
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError, Incomplete
 from trainer import checkpoint
 from trainer.card import CARD, model_card
+from trainer.config import TrainConfig, components
+from trainer.estimate import peak_memory
 from trainer.evaluate import Heldout, heldout_losses
-from trainer.loader import Corpus, Loader
-from trainer.loss import forward_loss
-from trainer.masking import Masked, Masker
-from trainer.mixture import Component, all2all, demo, published
-from trainer.model import SIZES, Model
+from trainer.live import PAGE, Live, in_words
+from trainer.loader import Blend
+from trainer.logs import check_logs, open_logs
 from trainer.open_corpus import open_corpus
+from trainer.open_text import open_text
+from trainer.parallel import Group
+from trainer.run import MAX_BAD_STEPS, Run
 
+__all__ = ["MAX_BAD_STEPS", "Run", "TrainConfig", "TrainReport", "components", "keep_model", "model_folder", "thin", "train"]
 Progress = Callable[[str, int, int, str], None]
-MAX_BAD_STEPS = 20
 CURVE_POINTS = 400
-
-
-class TrainConfig(BaseModel):
-    """Settings of a training run. n_in, n_out: tokens a sample shows and is asked for. holdout: share of photos left
-    out.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    size: Literal["micro", "tiny", "S", "B", "L", "XL"] = "micro"
-    steps: int = Field(300, ge=1)
-    batch: int = Field(8, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0)
-    clip: float = Field(1.0, gt=0)
-    n_in: int = Field(128, ge=1)
-    n_out: int = Field(96, ge=1)
-    mixture: Literal["demo", "published"] = "demo"
-    tied: bool = False
-    modalities: list[str] | None = None
-    holdout: float = Field(0.15, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    save_every: int = Field(200, ge=1)
 
 
 @dataclass
 class TrainReport:
     """What a run did. curve: (step, loss) where the loss is finite. heldout: stream -> loss, uniform, unigram in nats a
-    token. skipped: non-finite steps.
+    token. skipped: non-finite steps. mfu: share of what the device can do at most. loader_wait: share of the time.
     """
 
     path: str
@@ -76,13 +53,10 @@ class TrainReport:
     skipped: int = 0
     loader_wait: float = 0.0
     already: bool = False
-
-
-def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
-    """The mixture of a run; without RGB tokens, any streams to any streams."""
-    if "tok_rgb" not in names or len(names) < 2:
-        return (all2all(0.1), all2all(1.0))
-    return demo() if config.mixture == "demo" else published()
+    mfu: float = 0.0
+    memory_bytes: int = 0
+    page: str = ""
+    estimate: dict[str, Any] = field(default_factory=dict)
 
 
 def model_folder(ds: Dataset, name: str) -> Path:
@@ -96,139 +70,191 @@ def keep_model(ds: Dataset, name: str, folder: Path) -> None:
     ds.storage.put_folder(f"_models/{name}", folder)
 
 
-def tensors(masked: Masked, device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in masked.arrays().items()}
+class Home:
+    """Where a run keeps its checkpoints by step, logs and page: beside its model, or in the cache where that is far away.
+
+    The newest checkpoint of a far one is kept at the storage too, so that another machine can go on.
+    """
+
+    def __init__(self, ds: Dataset, name: str) -> None:
+        self.storage, self.key = ds.storage, f"_models/{name}.run"
+        self.far = "://" in ds.storage.url
+        beside = default_cache() / "runs" / hashlib.sha256(ds.storage.url.encode()).hexdigest()[:16] / f"{name}.run"
+        self.path = beside if self.far else ds.storage.fetch_folder(self.key)
+
+    def newest(self) -> Path | None:
+        """The last checkpoint, if there is one."""
+        kept = checkpoint.steps(self.path)
+        if not kept and self.far:
+            fetched = self.storage.fetch_folder(self.key)
+            kept = [fetched] if (fetched / checkpoint.RECORD).is_file() else []
+        return kept[-1] if kept else None
+
+    def keep(self, folder: Path) -> None:
+        if self.far:
+            self.storage.put_folder(self.key, folder)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
-class Run:
-    """The state of one training run."""
+def open_data(ds: Dataset, config: TrainConfig, manifest: int | None = None) -> Blend:
+    """The data sets and texts of a run. ConfigError and DamageError for whatever cannot be trained on."""
+    corpora = [open_corpus(ds, config.holdout, config.modalities, manifest, config.stale)]
+    weights = [config.weight]
+    for source in config.datasets:
+        other = Dataset.open(source.root)
+        corpora.append(open_corpus(other, config.holdout, source.modalities, None, config.stale))
+        weights.append(source.weight)
+    for text in config.text:
+        corpora.append(open_text(ds, corpora[0], text))
+        weights.append(text.weight)
+    return Blend(corpora, weights)
 
-    def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        self.corpus, self.config = corpus, config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            self.model = Model(corpus.streams, SIZES[config.size], config.tied).to(self.device)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95))
-        self.loader = Loader(corpus, config.batch, config.seed)
-        self.masker = Masker(
-            corpus.streams, components(config, [s.name for s in corpus.streams]), config.n_in, config.n_out
-        )
-        self.step, self.skipped, self.bad = 0, 0, 0
-        self.curve: list[tuple[int, float]] = []
-        self.waited = 0.0
 
-    def rate(self) -> float:
-        """Learning rate of the current step: linear warm-up, then a cosine down to a twentieth."""
-        share, warm = self.step / self.config.steps, self.config.warmup
-        if share < warm:
-            return self.config.lr * (self.step + 1) / max(1.0, warm * self.config.steps)
-        return self.config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (share - warm) / (1 - warm))))
+def train(
+    ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None, *, again: bool = False,
+    group: Group | None = None, dry: bool = False,
+) -> TrainReport:  # fmt: skip
+    """Train on the manifest's tokens; the model is then root/_models/<name>, and what its run left root/_models/<name>.run.
 
-    def one_step(self) -> float:
-        """One optimizer step; its loss. Incomplete after many non-finite steps in a row."""
-        began = time.perf_counter()
-        masked = self.masker(self.loader.next(), np.random.default_rng([self.config.seed, self.step]))
-        batch = tensors(masked, self.device)
-        self.waited += time.perf_counter() - began
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
-        self.model.train()
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = forward_loss(self.model, batch).mean
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        value = float(loss.detach())
-        if math.isfinite(value) and bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            self.bad = 0
-        else:
-            self.skipped, self.bad = self.skipped + 1, self.bad + 1
-            if self.bad >= MAX_BAD_STEPS:
-                raise Incomplete(
-                    f"train: {self.bad} steps in a row were not finite (step {self.step}); lower train.lr from {self.config.lr}"
-                )
-        self.step += 1
-        if math.isfinite(value):
-            self.curve.append((self.step, value))
-        return value
+    A run that was stopped goes on from its last checkpoint, on the manifest it had; a finished one of the same settings
+    and tokens is not repeated. again: start anew. dry: only the estimate. ConfigError, before the first step, for
+    anything that cannot be trained on.
+    """
+    check_logs(config)
+    folder, home = model_folder(ds, config.name), Home(ds, config.name)
+    newest = None if again else home.newest()
+    last = checkpoint.read_record(newest) if newest else None
+    unfinished = last is not None and last["step"] < last["config"]["steps"]
+    run = Run(open_data(ds, config, last["manifest"] if last and unfinished else None), config, group)
+    finished = not again and (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
+    report = _report(run, folder, home)
+    if finished:
+        record = checkpoint.read_record(folder)
+        report.already, report.steps, report.skipped = True, record["step"], record["skipped"]
+        report.heldout, report.curve = record["heldout"], thin([(int(s), float(v)) for s, v in record["curve"]])
+        checkpoint.load_model(folder)  # digests checked
+        return report
+    if newest and last and (unfinished or not run.differs(last)):
+        run.restore(newest)
+    estimate = run.measure()
+    report.estimate = estimate.to_json()
+    progress("estimate", 1, 1, estimate.words(config.steps - run.step))
+    if not dry:
+        Training(run, home, progress).go(report, folder)
+        if run.group.first:
+            keep_model(ds, config.name, folder)
+    run.feed.close()
+    return report
 
-    def record(self, heldout: dict[str, Heldout]) -> dict[str, Any]:
+
+class Training:
+    """The loop, with what it writes on the way: checkpoints, logs and the live page."""
+
+    def __init__(self, run: Run, home: Home, progress: Progress) -> None:
+        self.run, self.config, self.home, self.progress = run, run.config, home, progress
+        first = run.group.first
+        if first and not run.step:
+            home.clear()  # of a run that was finished, or is to be made anew
+        run.group.wait()
+        self.logs = open_logs(home.path, self.config, run.step) if first else []
+        self.live = Live(home.path / PAGE, f"{self.config.name}: {run.estimate.words(self.config.steps)}") if first else None
+        self.shown: dict[str, str] = {}
+        self.begun = self.mark = (time.perf_counter(), run.step, run.waited, run.flops)
+
+    def go(self, report: TrainReport, folder: Path) -> None:
+        """Train to the last step, judge, publish, and fill in the report."""
+        run, config = self.run, self.config
+        while run.step < config.steps:
+            loss = run.one_step()
+            due = run.step % config.log_every == 0 or run.step == config.steps
+            note = self.log(loss) if due else ""
+            self.progress("train", run.step, config.steps, note if run.step % 50 == 0 else "")
+            if config.eval_every and run.step % config.eval_every == 0 and run.step < config.steps:
+                self.judge()
+            if run.step % config.save_every == 0 and run.step < config.steps:
+                self.save()
+        figures = self.speed(self.begun)
+        heldout = self.judge()
+        self.save()
+        run.publish(heldout, folder)
+        if run.group.first:
+            checkpoint.load_model(folder)  # a model that cannot be read back is found out now
+        report.steps, report.skipped, report.curve = run.step, run.skipped, thin(run.curve)
+        report.heldout = {name: asdict(h) for name, h in heldout.items()}
+        report.seconds, report.tokens_per_second = round(figures["seconds"], 2), figures["tokens_per_second"]
+        report.loader_wait, report.mfu = figures["wait"], figures["mfu"]
+        report.memory_bytes = peak_memory(run.device)
+        if self.live:
+            self.live.write(self.shown, thin(run.curve), run.evaluations, now=True, going=False)
+        for log in self.logs:
+            log.close()
+
+    def speed(self, since: tuple[float, int, float, float]) -> dict[str, float]:
+        """Tokens a second, utilisation and waiting since a mark."""
+        run, config = self.run, self.config
+        seconds = max(time.perf_counter() - since[0], 1e-9)
+        done = run.step - since[1]
         return {
-            "step": self.step, "config": self.config.model_dump(mode="json"),
-            "streams": [s.to_json() for s in self.corpus.streams],
-            "recipes": self.corpus.recipes, "manifest": self.corpus.manifest, "loader": self.loader.state(),
-            "curve": self.curve, "skipped": self.skipped, "heldout": {name: asdict(h) for name, h in heldout.items()},
+            "seconds": seconds, "seconds_per_step": seconds / max(1, done),
+            "tokens_per_second": done * config.batch * (config.n_in + config.n_out) / seconds,
+            "mfu": (run.flops - since[3]) / seconds / run.peak, "wait": (run.waited - since[2]) / seconds,
         }  # fmt: skip
 
-    def save(self, heldout: dict[str, Heldout], folder: Path) -> None:
-        checkpoint.save(folder, self.model, self.optimizer, self.record(heldout))
-
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint. ConfigError where it was made with other settings or other tokens."""
-        record = checkpoint.read_record(folder)
-        mine = self.record({})
-        for key in ("streams", "recipes"):
-            if record[key] != mine[key]:
-                raise ConfigError(
-                    f"{folder}: was trained on other {key}; train from the start, or restore that manifest"
-                )
-        other = [k for k, v in record["config"].items() if k not in ("save_every",) and v != mine["config"][k]]
-        if other:
-            raise ConfigError(
-                f"{folder}: was trained with another train.{other[0]}; resume with the same, or give train.name"
-            )
-        model, _ = checkpoint.load_model(folder)
-        self.model.load_state_dict(model.state_dict())
-        checkpoint.load_optimizer(folder, self.model, self.optimizer)
-        self.loader.restore(record["loader"])
-        self.step, self.skipped, self.curve = (
-            record["step"],
-            record["skipped"],
-            [(int(s), float(v)) for s, v in record["curve"]],
+    def log(self, loss: float) -> str:
+        """Write the figures since the last time; what a person wants to know of them."""
+        run = self.run
+        figures: dict[str, Any] = {
+            "loss": loss if np.isfinite(loss) else None, "lr": run.rate(),
+            "grad_norm": run.norm if np.isfinite(run.norm) else None,
+            "skipped": run.skipped, "epoch": run.loader_state["taken"][0] / run.corpus.samples,
+            "memory_bytes": peak_memory(run.device), **self.speed(self.mark),
+        }  # fmt: skip
+        self.mark = (time.perf_counter(), run.step, run.waited, run.flops)
+        for log in self.logs:
+            log.write(run.step, figures)
+        self.shown = in_words({**figures, "loss": loss}, run.step, self.config.steps)
+        if self.live:
+            self.live.write(self.shown, thin(run.curve), run.evaluations)
+        return (
+            f"loss {loss:.3f}, {figures['tokens_per_second']:,.0f} tokens/s, MFU {figures['mfu']:.0%}, "
+            f"waiting {figures['wait']:.1%}"
         )
 
+    def judge(self) -> dict[str, Heldout]:
+        """Held-out losses of the weights that would be published."""
+        run, config = self.run, self.config
+        with run.averaged(), run.autocast():
+            heldout = heldout_losses(
+                run.model, run.corpus, config.n_in, config.n_out, config.seed, config.eval_samples, run.divided.score
+            )
+        if heldout:
+            mean = float(np.mean([h.loss for h in heldout.values()]))
+            found = {"step": run.step, "mean": mean, "heldout": {n: asdict(h) for n, h in heldout.items()}}
+            run.evaluations = [e for e in run.evaluations if e["step"] != run.step] + [found]
+            for log in self.logs:
+                log.write(run.step, {"heldout_mean": mean, "heldout": {n: h.loss for n, h in heldout.items()}})
+        return heldout
 
-def train(ds: Dataset, config: TrainConfig, progress: Progress = lambda *_: None, resume: bool = False) -> TrainReport:
-    """Train on the current manifest's tokens; the checkpoint is root/_models/<name>. A finished run of the same
-    settings and tokens is not repeated. ConfigError, before the first step, for anything that cannot be trained on.
-    """
-    corpus = open_corpus(ds, config.holdout, config.modalities)
-    run, folder = Run(corpus, config), model_folder(ds, config.name)
-    finished = (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
-    if finished or (resume and folder.exists()):
-        run.restore(folder)
-    first, start = run.step, time.perf_counter()
-    while run.step < config.steps:
-        loss = run.one_step()
-        progress("train", run.step, config.steps, f"loss {loss:.3f}" if run.step % 50 == 0 else "")
-        if run.step % config.save_every == 0 and run.step < config.steps:
-            run.save({}, folder)
-            keep_model(ds, config.name, folder)
-    seconds = time.perf_counter() - start
-    heldout = heldout_losses(run.model, corpus, config.n_in, config.n_out, config.seed)
-    if not finished:
-        run.save(heldout, folder)
-        checkpoint.load_model(folder)  # read back, digests checked: a checkpoint that cannot be loaded is found out now
-        keep_model(ds, config.name, folder)
-    done = run.step - first
-    return TrainReport(
-        str(folder), run.step, round(seconds, 2), done * config.batch * (config.n_in + config.n_out) / max(seconds, 1e-9),
-        sum(p.numel() for p in run.model.parameters()), corpus.manifest, thin(run.curve),
-        {name: asdict(h) for name, h in heldout.items()}, run.skipped, run.waited / max(seconds, 1e-9), finished,
-    )  # fmt: skip
+    def save(self) -> None:
+        """Keep a checkpoint, and no more than are wanted."""
+        target = checkpoint.step_folder(self.home.path, self.run.step)
+        if not (target / checkpoint.RECORD).is_file():
+            self.run.save(target)
+        if self.run.group.first:
+            self.home.keep(target)
+            checkpoint.prune(self.home.path, self.config.keep, self.config.keep_every)
+
+
+def _report(run: Run, folder: Path, home: Home) -> TrainReport:
+    parameters, manifest = run.estimate.parameters, run.corpus.manifest
+    return TrainReport(str(folder), run.step, 0.0, 0.0, parameters, manifest, page=str(home.path / PAGE))
 
 
 def _same(record: dict[str, Any], run: Run) -> bool:
     """Whether a checkpoint is the end of this very run."""
-    mine = run.record({})
-    return record["step"] == run.config.steps and all(
-        record[key] == mine[key] for key in ("config", "streams", "recipes")
-    )
+    return record["step"] == run.config.steps and not run.differs(record)
 
 
 def thin(curve: list[tuple[int, float]], points: int = CURVE_POINTS) -> list[tuple[int, float]]:

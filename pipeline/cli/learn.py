@@ -106,37 +106,82 @@ def run_decode(config: Any, only: list[str], view: int = 0, quiet: bool = False)
 def train(
     target: Target,
     assign: Assign = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start anew, even where there is something to go on from.")
+    ] = False,
+    sweep: Annotated[
+        str, typer.Option(help="Train several sizes for equal tokens and plot them: --sweep tiny,S,B.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what it would take.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the any-to-any model on the token shards. Settings: --set train.steps=400 and so on."""
-    report = run_train(settings(target, assign), resume, quiet=as_json)
-    if as_json:
-        from pipeline.cli.console import print_json
+    """Train the any-to-any model on the token shards. Run it again to resume; a second run does nothing.
 
+    Settings: --set train.steps=400 and so on; several processes: --set train.workers=2.
+    """
+    from pipeline.cli.console import print_json
+
+    config = settings(target, assign)
+    if sweep:
+        report = run_sweep(config, sweep.split(","), again, quiet=as_json)
+    else:
+        report = run_train(config, again, quiet=as_json, dry=dry_run)
+    if as_json:
         print_json(report)
 
 
-def run_train(config: Any, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Train with progress; the JSON-ready report."""
-    from pipeline.cli.console import bars, err, table
+def train_settings(config: Any) -> Any:
+    """The trainer's settings of a data set's configuration, checked."""
     from pipeline.config import validate
+    from trainer.config import TrainConfig
+
+    return validate(TrainConfig, {"holdout": config.tokens.holdout, **config.train}, "train")
+
+
+def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool = False) -> dict[str, Any]:
+    """Train with progress; the JSON-ready report."""
+    from dataclasses import asdict
+
+    from pipeline.cli.console import bars, err, table
     from pipeline.dataset import Dataset
     from pipeline.run import record_run
-    from trainer.train import TrainConfig
-    from trainer.train import train as run
+    from trainer.launch import start
 
-    chosen = validate(TrainConfig, {"holdout": config.tokens.holdout, **config.train}, "train")
-    ds = Dataset.open(config.root)
+    chosen, ds = train_settings(config), Dataset.open(config.root)
     with bars(f"Train on {config.root}", "steps", quiet) as progress:
-        report = run(ds, chosen, progress=progress, resume=resume)
+        report = start(ds, chosen, progress, again=again, dry=dry)
+    if dry:
+        return asdict(report)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
     rows = [(n, *(f"{h[key]:.3f}" for key in ("loss", "unigram", "uniform"))) for n, h in report.heldout.items()]
     table("Held-out loss, nats a token", ("tokens", "model", "unigram", "uniform"), rows)
-    err.print(
-        f"  checkpoint {report.path}; {report.tokens_per_second:,.0f} tokens/s, {report.seconds:.0f} s", markup=False
-    )
-    from dataclasses import asdict
-
+    err.print(f"  model {report.path}; {_speed(report)}", markup=False)
     return asdict(report)
+
+
+def _speed(report: Any) -> str:
+    if report.already:
+        return "trained before, nothing to do"
+    skipped = f", {report.skipped} steps skipped" if report.skipped else ""
+    return (
+        f"{report.tokens_per_second:,.0f} tokens/s, MFU {report.mfu:.0%}, waiting for data {report.loader_wait:.1%}, "
+        f"{report.memory_bytes / 2**30:.1f} GiB, {report.seconds:.0f} s{skipped}; page {report.page}"
+    )
+
+
+def run_sweep(config: Any, sizes: list[str], again: bool, quiet: bool = False) -> dict[str, Any]:
+    """Train several sizes; the JSON-ready figures of all."""
+    from pipeline.cli.console import bars, err, table
+    from pipeline.dataset import Dataset
+    from trainer.sweep import sweep
+
+    with bars(f"Sweep {', '.join(sizes)} on {config.root}", "steps", quiet) as progress:
+        found = sweep(Dataset.open(config.root), train_settings(config), sizes, progress, again=again)
+    rows = [
+        (p["size"], f"{p['trunk'] / 1e6:.1f} M", f"{p['flops']:.3g}", f"{p['heldout_mean']:.3f}")
+        for p in found["points"]
+    ]
+    table(f"{found['tokens']:,} tokens each", ("size", "trunk", "FLOPs", "held-out nats a token"), rows)
+    err.print(f"  page {found['page']}", markup=False)
+    return found

@@ -37,6 +37,26 @@ def training_curve(
         return _svg(figure, "train", "Training loss over steps")
 
 
+def scaling_curve(sizes: Sequence[float], losses: Sequence[float], names: Sequence[str], title: str) -> Markup:
+    """Loss over size or compute, both logarithmic, a named dot for each model."""
+    with _style():
+        figure = Figure(figsize=(7.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(sizes, losses, "o-", color=LINE, markersize=5, linewidth=1.4)
+        for x, y, name in zip(sizes, losses, names, strict=True):
+            axes.annotate(name, (x, y), (0, 7), textcoords="offset points", ha="center", color=INK)
+        axes.set_xscale("log")
+        if losses and min(losses) > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_ylabel("loss, nats a token")
+        _finish(axes)
+        axes.margins(0.12, 0.2)
+        return _svg(figure, title, title)
+
+
 def fit_curve(losses: Sequence[float], name: str) -> Markup:
     """A small curve of one tokenizer's loss; logarithmic where the loss falls more than tenfold and stays positive."""
     with _style():

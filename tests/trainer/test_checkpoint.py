@@ -14,7 +14,7 @@ import torch
 from pipeline.errors import ConfigError, DamageError
 from pipeline.records import file_sha256
 from tests.trainer.corpus import STREAMS, TINY, tiny_model
-from trainer import checkpoint
+from trainer import atomic, checkpoint
 from trainer.checkpoint import MODEL, OPTIMIZER, RECORD
 from trainer.model import SIZES, Model
 
@@ -101,7 +101,7 @@ def test_a_save_that_fails_leaves_the_older_one(tmp_path: Path, fails: str, monk
     def full(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, fails, full)
+    monkeypatch.setattr(checkpoint if fails == "save_file" else atomic, fails, full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path / "m", tiny_model(seed=1), None, {**record(), "step": 9})
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

@@ -32,7 +32,7 @@ from tests.trainer.corpus import (
 )  # fmt: skip
 from tokenize_shards.holdout import held_out
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
-from trainer.loader import Blend, Column, Corpus, Loader, part_of
+from trainer.loader import Column, Corpus, Loader, part_of
 from trainer.open_corpus import open_corpus
 from trainer.streams import Batch, Stream
 

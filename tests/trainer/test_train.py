@@ -17,9 +17,8 @@ from pipeline.errors import ConfigError, DamageError, Incomplete
 from pipeline.records import file_sha256
 from tests.trainer.corpus import CAPTION, EDGES, METADATA, SPECS, TINY, add_tokens, write_world
 from trainer import checkpoint
-from trainer import train as module
-from trainer.loss import Loss, forward_loss
-from trainer.model import SIZES, Model
+from trainer.feed import Item
+from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
 from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, model_folder, thin, train
 
@@ -74,24 +73,29 @@ def test_interrupted_and_resumed_is_as_if_it_had_not_stopped(tmp_path: Path, sto
     wanted = train(whole, config())
     with pytest.raises(Stopped):
         train(broken, config(), stop_at(stopped))
-    assert (model_folder(broken, "model")).exists() == (stopped > 3)
-    got = train(broken, config(), resume=True)
+    kept = [path.name for path in checkpoint.steps(model_folder(broken, "model.run"))]
+    assert kept == (["step-00000003"] if stopped > 3 else [])
+    got = train(broken, config())
     assert got.curve == wanted.curve, "the same losses at every step, before and after"
     assert got.heldout == wanted.heldout
     one, two = (digests(model_folder(d, "model")) for d in (whole, broken))
     assert one == two
 
 
-def test_without_resume_it_starts_anew(ds: Dataset) -> None:
+def steps_seen(ds: Dataset, settings: TrainConfig, **how: Any) -> list[int]:
+    seen: list[int] = []
+    train(ds, settings, lambda name, done, total, text: seen.append(done) if name == "train" else None, **how)
+    return seen
+
+
+def test_again_starts_anew(ds: Dataset) -> None:
     with pytest.raises(Stopped):
         train(ds, config(), stop_at(5))
-    seen: list[int] = []
-    train(ds, config(), lambda name, done, total, text: seen.append(done))
-    assert seen == list(range(1, 9))
+    assert steps_seen(ds, config(), again=True) == list(range(1, 9))
+    assert steps_seen(ds, config()) == []
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_finished_run_is_not_repeated(ds: Dataset, resume: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_repeated(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(ds, config())
     before, written = digests(Path(first.path)), Path(first.path).stat().st_mtime_ns
 
@@ -99,10 +103,24 @@ def test_a_finished_run_is_not_repeated(ds: Dataset, resume: bool, monkeypatch: 
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr(Run, "one_step", no_step)
-    again = train(ds, config(), resume=resume)
+    again = train(ds, config())
     assert again.already and again.steps == 8
     assert again.curve == first.curve and again.heldout == first.heldout
     assert digests(Path(first.path)) == before and Path(first.path).stat().st_mtime_ns == written
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(ds: Dataset) -> None:
+    said: list[str] = []
+    report = train(ds, config(), lambda name, done, total, text: said.append(text), dry=True)
+    assert report.steps == 0 and not model_folder(ds, "model.run").exists()
+    assert len(said) == 1 and "parameters" in said[0] and "s a step measured" in said[0]
+    assert report.estimate["seconds"] > 0 and report.estimate["flops"] > 0
+
+
+def test_old_checkpoints_go_but_those_to_be_kept(ds: Dataset) -> None:
+    train(ds, config(save_every=1, keep=2, keep_every=3))
+    kept = [path.name for path in checkpoint.steps(model_folder(ds, "model.run"))]
+    assert kept == [f"step-{n:08d}" for n in (3, 6, 7, 8)]
 
 
 def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
@@ -117,21 +135,30 @@ def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
     assert record["heldout"].keys() == report.heldout.keys()
 
 
-def test_resuming_with_other_settings_or_tokens_is_refused(ds: Dataset) -> None:
+def test_going_on_with_other_settings_is_refused(ds: Dataset) -> None:
     with pytest.raises(Stopped):
         train(ds, config(), stop_at(5))
-    with pytest.raises(ConfigError, match=r"another train\.lr; resume with the same"):
-        train(ds, config(lr=0.5), resume=True)
-    train(ds, config(save_every=4, name="other"), resume=True)
+    with pytest.raises(ConfigError, match=r"another train\.lr; go on with the same.*--again"):
+        train(ds, config(lr=0.5))
+    assert train(ds, config(save_every=4, name="other")).steps == 8
+    assert steps_seen(ds, config(lr=0.5), again=True)[0] == 1
+
+
+def test_a_stopped_run_goes_on_with_the_manifest_it_had(ds: Dataset) -> None:
+    with pytest.raises(Stopped):
+        train(ds, config(), stop_at(5))
+    had = ds.manifest()
     add_tokens(ds, EDGES, SIZES_OF, 2, salt=1)
-    with pytest.raises(ConfigError, match="trained on other recipes"):
-        train(ds, config(), resume=True)
+    report = train(ds, config())
+    assert report.manifest == had.version
+    record = checkpoint.read_record(Path(report.path))
+    assert record["recipes"]["tok_canny_edge"] == had.modalities["tok_canny_edge"]
 
 
 def test_how_often_it_saves_does_not_matter_to_a_resumed_run(ds: Dataset) -> None:
     with pytest.raises(Stopped):
         train(ds, config(), stop_at(5))
-    assert train(ds, config(save_every=50), resume=True).steps == 8
+    assert steps_seen(ds, config(save_every=50)) == [4, 5, 6, 7, 8]
 
 
 def test_new_tokens_are_trained_on_anew(ds: Dataset) -> None:
@@ -154,15 +181,19 @@ def test_a_damaged_checkpoint_is_named_and_the_advice_works(ds: Dataset) -> None
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, which: Callable[[int], bool]) -> None:
-    """Make the loss of some steps, counted from 0, not a number."""
-    count = iter(range(10_000))
+    """Make the loss and the gradients of some steps, counted from 0, not a number."""
+    backward = Run.backward
 
-    def spoiled(model: Model, batch: dict[str, torch.Tensor]) -> Loss:
-        found = forward_loss(model, batch)
-        factor = float("nan") if which(next(count)) else 1.0
-        return Loss(found.mean * factor, found.total, found.count)
+    def spoiled(run: Run, item: Item) -> float:
+        value = backward(run, item)
+        if not which(run.step):
+            return value
+        for parameter in run.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.mul_(float("nan"))
+        return float("nan")
 
-    monkeypatch.setattr(module, "forward_loss", spoiled)
+    monkeypatch.setattr(Run, "backward", spoiled)
 
 
 def test_a_loss_that_is_no_number_stops_with_what_to_do(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(ds: Dataset, monkeypatch
     ):
         train(ds, config(steps=100), lambda name, done, total, text: seen.append(done))
     assert max(seen) == 4 + MAX_BAD_STEPS - 1
-    model, record = checkpoint.load_model(model_folder(ds, "model"))
+    model, record = checkpoint.load_model(checkpoint.steps(model_folder(ds, "model.run"))[-1])
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters()), "what was saved is sound"
     assert record["step"] == 21 and record["skipped"] == 17
 
