@@ -97,7 +97,7 @@ class TrainConfig(_Section):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     workers: int = Field(1, ge=1)
     launcher: Literal["local", "ray"] = "local"
-    gpus: float | None = Field(None, ge=0)
+    gpus: bool | None = None
 
     @model_validator(mode="after")
     def _divides(self) -> TrainConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError, Incomplete, ManymodalError, StorageError
 from trainer.config import TrainConfig
-from trainer.parallel import Group, joined, local_device
+from trainer.parallel import Group, current_device, joined
 from trainer.train import Progress, TrainReport, train
 
 ERRORS: dict[str, type[ManymodalError]] = {
@@ -75,21 +74,30 @@ def on_this_machine(ds: Dataset, config: TrainConfig, again: bool, dry: bool) ->
 
 def on_ray(root: str, config: TrainConfig, again: bool, dry: bool) -> TrainReport:
     """A Ray Train job. The data set, and the folder of its models, must be reachable from all its machines."""
+    import torch
+
     from pipeline.execution.ray_train import run_workers
 
-    given = {"root": root, "config": config.model_dump(mode="json"), "again": again, "dry": dry}
-    gpus = float(config.gpus or 0.0)
-    said = run_workers(ray_worker, given, config.workers, gpus, config.name)
+    settings = {"root": root, "config": config.model_dump(mode="json"), "again": again, "dry": dry}
+    gpu = torch.cuda.is_available() if config.gpus is None else config.gpus
+    said = run_workers(ray_worker, settings, config.workers, gpu)
     if "error" in said:
         raise ERRORS.get(said["error"], ManymodalError)(said["text"])
     return TrainReport(**said)
 
 
-def ray_worker(rank: int, world: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """One process of a Ray Train job, in which torch.distributed is set up."""
-    group = Group(rank, world, local_device())
-    progress = lines if group.first else silent
-    return asdict(one_of(given["root"], TrainConfig(**given["config"]), group, progress, given["again"], given["dry"]))
+def ray_worker(root: str, config: dict[str, Any], again: bool, dry: bool) -> dict[str, Any]:
+    """One process of a Ray Train job, in which torch.distributed is set up. Errors with an exit code are results: all
+    processes meet them alike, before the first step.
+    """
+    import torch.distributed as dist
+
+    group = Group(dist.get_rank(), dist.get_world_size(), current_device())
+    try:
+        report = one_of(root, TrainConfig(**config), group, lines if group.first else silent, again, dry)
+    except ConfigError as error:
+        return {"error": type(error).__name__, "text": str(error)}
+    return asdict(report)
 
 
 def _process(rank: int, world: int, values: dict[str, Any], root: str, folder: str, again: bool, dry: bool) -> None:

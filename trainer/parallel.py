@@ -53,6 +53,11 @@ def local_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def current_device() -> torch.device:
+    """The GPU that was chosen for this process, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 @contextlib.contextmanager
 def joined(rank: int, world: int, rendezvous: str) -> Iterator[Group]:
     """A process group while the block runs. rendezvous: "env://", "tcp://..." or "file://..."."""

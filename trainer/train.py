@@ -31,7 +31,17 @@ from trainer.open_text import open_text
 from trainer.parallel import Group
 from trainer.run import MAX_BAD_STEPS, Run
 
-__all__ = ["MAX_BAD_STEPS", "Run", "TrainConfig", "TrainReport", "components", "keep_model", "model_folder", "thin", "train"]
+__all__ = [
+    "MAX_BAD_STEPS",
+    "Run",
+    "TrainConfig",
+    "TrainReport",
+    "components",
+    "keep_model",
+    "model_folder",
+    "thin",
+    "train",
+]
 Progress = Callable[[str, int, int, str], None]
 CURVE_POINTS = 400
 
@@ -159,7 +169,9 @@ class Training:
             home.clear()  # of a run that was finished, or is to be made anew
         run.group.wait()
         self.logs = open_logs(home.path, self.config, run.step) if first else []
-        self.live = Live(home.path / PAGE, f"{self.config.name}: {run.estimate.words(self.config.steps)}") if first else None
+        self.live = (
+            Live(home.path / PAGE, f"{self.config.name}: {run.estimate.words(self.config.steps)}") if first else None
+        )
         self.shown: dict[str, str] = {}
         self.begun = self.mark = (time.perf_counter(), run.step, run.waited, run.flops)
 

@@ -1,6 +1,7 @@
-"""Processes of a training run as a Ray Train job: one worker each, anywhere in the cluster.
+"""Workers that learn together: the same function in several processes joined by torch.distributed, under Ray Train.
 
-Ray Train places the workers and joins them with torch.distributed; what they do is the caller's function.
+The other file that knows Ray; it knows nothing of tokenizers or models. A worker that dies ends the run: what is fitted
+or trained keeps snapshots of its own and goes on by the same command.
 """
 
 from __future__ import annotations
@@ -10,43 +11,43 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.errors import Incomplete, ManymodalError
+from pipeline.errors import Incomplete
 from pipeline.execution.ray_executor import last_line, start_ray
 
-Work = Callable[[int, int, Mapping[str, Any]], Mapping[str, Any]]  # rank, world, what was given -> JSON-ready result
 
+def run_workers(function: Callable[..., Any], settings: Mapping[str, Any], workers: int, gpu: bool) -> Any:
+    """Call function(**settings) in `workers` processes, each with a GPU where `gpu`; torch.distributed is initialised
+    (nccl with GPUs, gloo without), and the worker's GPU is the current device. Incomplete where one of them fails.
 
-def run_workers(work: Work, given: Mapping[str, Any], workers: int, gpus: float, name: str) -> dict[str, Any]:
-    """What worker 0 gives back, on the cluster RAY_ADDRESS names, or on this machine's own. gpus: of a worker.
-
-    A ManymodalError of the work comes back as {"error": its type, "text"}. Incomplete where the job itself failed.
+    function: of a module that workers can import. settings: plain values. Returns what worker 0 returned, which JSON
+    must hold.
     """
+    start_ray()
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    start_ray()
-    each = {"CPU": 1.0, **({"GPU": gpus} if gpus else {})}
-    with tempfile.TemporaryDirectory(prefix="manymodal-ray-") as folder:
+    with tempfile.TemporaryDirectory(prefix="manymodal-ray-train-") as folder:
         trainer = TorchTrainer(
-            _worker, train_loop_config={"work": work, "given": dict(given)},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=each),
-            run_config=RunConfig(name=name, storage_path=folder),
+            _enter, train_loop_config={"function": function, "settings": dict(settings)},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+            run_config=RunConfig(storage_path=folder),
         )  # fmt: skip
         try:
             result = trainer.fit()
         except Exception as error:
-            raise Incomplete(f"the Ray job failed: {last_line(error)}; run the same command again to go on") from error
-    found: dict[str, Any] = json.loads((result.metrics or {})["result"])
-    return found
+            raise Incomplete(
+                f"a worker failed: {last_line(error)}. The same command goes on from its snapshot."
+            ) from error
+    return json.loads((result.metrics or {}).get("result", "null"))
 
 
-def _worker(config: Mapping[str, Any]) -> None:
-    """One worker; Ray Train has set up torch.distributed."""
-    from ray import train
+def _enter(config: dict[str, Any]) -> None:
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
 
-    context = train.get_context()
-    try:
-        found = dict(config["work"](context.get_world_rank(), context.get_world_size(), config["given"]))
-    except ManymodalError as error:
-        found = {"error": type(error).__name__, "text": str(error)}
-    train.report({"result": json.dumps(found)})
+    if torch.cuda.is_available():
+        torch.cuda.set_device(get_device())
+    found = config["function"](**config["settings"])
+    if found is not None:
+        ray.train.report({"result": json.dumps(found)})
