@@ -67,23 +67,37 @@ class Gatherer:
             first += len(held)
         return rows, int(np.clip(limit // max(1, sum(map(len, rows.values()))), 1, 8))
 
+    def _heldout_rows(self, rows: dict[int, list[int]], views: int, limit: int) -> dict[int, list[int]]:
+        """The held-out rows to measure on: those among `rows`, or where these have none, a few from all over."""
+        chosen = {k: [row for row in some if self.held[k][row]] for k, some in rows.items()}
+        if not any(chosen.values()):
+            places = [(k, int(row)) for k, held in self.held.items() for row in np.flatnonzero(held)]
+            for k, row in places[:: max(1, len(places) * views * 5 // limit)]:
+                chosen[k].append(row)
+        return chosen
+
     def gather(self, members: Sequence[TokenSpec]) -> dict[str, FitData]:
         """The inputs of one group of token modalities, by name."""
         target = view_labeler(self.ds, members)
         labeler = target.build(self.ds) if target else None
         limit = self.buffer or MAX_VIEWS["on_view" if labeler else "cut"]
         rows, views = self._rows(limit)
+        apart = self._heldout_rows(rows, views, limit)
         data = {spec.name: FitData([], []) for spec in members}
+        trained = [_training(spec) for spec in members]
         for k, chosen in rows.items():
-            if not chosen:
-                continue
-            for out in (False, True):
-                some = [row for row in chosen if self.held[k][row] == out]
-                sized = members if out else [_training(spec) for spec in members]
-                for name, cuts in self._look(k, some, range(views), labeler, sized).items() if some else ():
-                    for views_of_row in cuts:
+            learned, held = [row for row in chosen if not self.held[k][row]], apart[k]
+            looks = (
+                [(sorted([*learned, *held]), members)]
+                if trained == list(members)
+                else [(learned, trained), (held, members)]
+            )
+            for some, sized in looks:  # two, where held-out views have another size: a shard is read as often
+                found = self._look(k, some, range(views), labeler, sized) if some else {}
+                for name, cuts in found.items():
+                    for row, views_of_row in zip(some, cuts, strict=True):
                         if not isinstance(views_of_row, Null):
-                            (data[name].heldout if out else data[name].train).extend(views_of_row)
+                            (data[name].heldout if self.held[k][row] else data[name].train).extend(views_of_row)
         if self.samples > limit and (labeler is None or _has_gpu()):
             for spec in members:
                 if spec.kind != "sequence":

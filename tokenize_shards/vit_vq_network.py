@@ -156,8 +156,9 @@ class Tower(nn.Module):
 class Network(nn.Module):
     """Encoder, codebook and decoder of a config. Images are (n, channels, H, W), with the channels of the content."""
 
-    # Adam moves a weight by the learning rate whatever its size, and those of the linear paths are small and already right.
-    gentle = {"encoder_line": 0.02, "decoder_line": 0.02}
+    # Adam moves a weight by the learning rate whatever its size. The linear paths are small and already right, and a head
+    # that all move at once would throw the picture, or the latents, further than fitting then brings them back.
+    gentle = {"encoder_line": 0.02, "decoder_line": 0.02, "encoder.head": 0.03, "decoder.head": 0.1}
 
     def __init__(self, config: ViTVQConfig, channels: int) -> None:
         super().__init__()

@@ -145,7 +145,10 @@ class PhotoRow:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Everything the page shows. columns: modalities in order. warnings: what to know first. made: the footer."""
+    """Everything the page shows. columns: modalities in order. warnings: what to know first. made: the footer.
+
+    photos: heading of the table of photos. kinds: the cells of a triple that it has a line for: field, name, explanation.
+    """
 
     title: str
     columns: Sequence[str]
@@ -159,13 +162,15 @@ class Gallery:
     train: TrainSummary | None = None
     warnings: Sequence[str] = ()
     made: str = ""
+    photos: str = "Every photo in every modality"
+    kinds: Sequence[tuple[str, str, str]] = KINDS
 
 
 def render_page(gallery: Gallery, out: Path) -> int:
     """Write the page to `out`, whole or not at all, and return its size in bytes. Held-out photos come first."""
     rows = sorted(gallery.rows, key=lambda row: not row.held_out)  # stable: the given order within each part
     html = environment().get_template("template.html.j2").render(
-        g=gallery, rows=rows, kinds=KINDS, css=Markup(read_text("style.css")), hero=_hero(gallery, rows),
+        g=gallery, rows=rows, kinds=gallery.kinds, css=Markup(read_text("style.css")), hero=_hero(gallery, rows),
         column_kinds={c: column_kind(_cells_of(rows, c)) for c in gallery.columns},
         backends={row.modality: row for row in gallery.coverage}, plots=plots,
     )  # fmt: skip
