@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import care, data, explain, fourm, learn, pages, planning, use
+from pipeline.cli import care, data, explain, find, fourm, judge, learn, pages, planning, use
 
 app = typer.Typer(
     name="manymodal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -23,7 +23,7 @@ for command in (
     data.init, data.ingest, planning.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status,
     explain.why, explain.diff,
     care.verify, care.repair, care.gc, care.retry, care.forget, care.promote,
-    use.generate, pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
+    use.generate, find.index, find.retrieve, judge.transfer, pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
 ):  # fmt: skip
     app.command()(command)
 app.command("import")(fourm.import_)

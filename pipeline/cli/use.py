@@ -1,4 +1,4 @@
-"""Commands that use a trained model: generate, index, retrieve, evaluate, transfer."""
+"""Commands that use a trained model to make something: generate; and what such commands share."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Job:
 
     def _batch(self, spots: Sequence[Spot]) -> list[Result]:
         ids = [self.ds.ids(k)[row] for k, row in spots]
-        conditions, parts = self._given(spots, ids)
+        conditions, parts = self.given(spots)
         made: list[Made] = []
         for variant in range(self.order.variants):
             keys = [f"{id}:{self.order.view}:{variant}" for id in ids]
@@ -98,10 +98,11 @@ class Job:
             for i, (spot, id) in enumerate(zip(spots, ids, strict=True))
         ]  # fmt: skip
 
-    def _given(
-        self, spots: Sequence[Spot], ids: Sequence[str]
+    def given(
+        self, spots: Sequence[Spot]
     ) -> tuple[dict[str, Sequence[np.ndarray | Part | None]], dict[str, list[Part | None]]]:
         """Conditions by stream, and what is known of targets."""
+        ids = [self.ds.ids(k)[row] for k, row in spots]
         conditions: dict[str, Sequence[np.ndarray | Part | None]] = {
             name: [self.own(name, spot) for spot in spots] for name in self.order.sources
         }

@@ -99,6 +99,18 @@ def sheet_of(job: Job, results: Sequence[Result], pictures: Mapping[tuple[int, i
     )
 
 
+def given_cells(
+    job: Job, spots: Sequence[tuple[int, int]], pictures: Mapping[tuple[int, int], np.ndarray]
+) -> dict[str, list[Cell | None]]:
+    """What the model is given of each sample, by stream, as a person sees it."""
+    conditions, parts = job.given(spots)
+    shown = {**conditions, **parts}
+    return {
+        name: [_given_cell(job.lexicon, name, one, pictures.get(spot)) for one, spot in zip(found, spots, strict=True)]
+        for name, found in shown.items()
+    }
+
+
 def _given_cell(
     lexicon: Lexicon, name: str, shown: np.ndarray | Part | None, picture: np.ndarray | None
 ) -> Cell | None:

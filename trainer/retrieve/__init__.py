@@ -1,0 +1,1 @@
+"""Retrieval: nearest samples by a global embedding that is real, or predicted from any other modality."""
