@@ -5,7 +5,7 @@ drop           the server does what was asked, the answer never arrives
 reset          half of the body, then a reset
 cut            half of the body, then the end of the connection, under the full length
 short          half of the body, under its own length: a whole answer to all appearance
-flip           one bit of the body is another
+flip           one bit of an object is another (a listing has no digest by which anybody could tell)
 latency        everything as it should be, later
 
 What happens to a request depends on the seed, on the request, and on how often it came; not on the order of threads.
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "drop":
             self.proxy.note(fault)
             self.reset()
-        elif fault in OF_BODIES and self.command == "GET" and status in (200, 206) and len(body) > 1:
+        elif fault in OF_BODIES and self.may_spoil(fault, status, body):
             self.proxy.note(fault)
             self.spoil(fault, status, headers, body)
         else:
@@ -123,6 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(status, headers, body, length)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+    def may_spoil(self, fault: str, status: int, body: bytes) -> bool:
+        if fault == "flip" and "list-type=" in self.path:
+            return False
+        return self.command == "GET" and status in (200, 206) and len(body) > 1
 
     def spoil(self, fault: str, status: int, headers: dict[str, str], body: bytes) -> None:
         half = body[: len(body) // 2]

@@ -91,7 +91,7 @@ def photo(number: int) -> np.ndarray:
     return (picture * (0.1 if number == DARK else 1)).clip(0, 255).astype(np.uint8)
 
 
-def small_config(root: Path, **tokens: Any) -> Config:
+def small_config(root: Path | str, **tokens: Any) -> Config:
     labelers = {name: LabelerConfig(enabled=name in CHEAP) for name in all_labelers()}
     settings = TokensConfig(**{"views": 3, "fit_steps": 2, "holdout": 0.25, **tokens})
     return Config(root=str(root), shard_size=4, executor="local", labelers=labelers, tokens=settings)

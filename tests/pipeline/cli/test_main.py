@@ -5,47 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from pipeline.cli.main import main
+from tests.pipeline.cli.conftest import Command
 from tests.world import fake_photos, snapshot
 
 CHEAP = [
     "--executor", "local", "--set", "labelers.dinov2.enabled=false", "--set", "labelers.human_poses.enabled=false",
     "--set", "labelers.minilm_caption.enabled=false",
 ]  # fmt: skip
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `manymodal` in this process as the console script does."""
-
-    def run(*words: object) -> Said:
-        monkeypatch.setattr("sys.argv", ["manymodal", *map(str, words)])
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
-
-    return run
 
 
 @pytest.fixture
