@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import engine, generation, learning, scale, tokenizers
+from tests.bench import cloud, engine, generation, learning, scale, tokenizers
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ BENCHES: dict[str, Bench] = {
     "rgb_tokenizer": tokenizers.rgb,
     "mask_tokenizer": tokenizers.masks,
     "encoder": tokenizers.encoder,
+    "bucket": cloud.bucket,
 }
 
 
