@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -108,6 +107,7 @@ def run_generate(
 ) -> dict[str, Any]:  # fmt: skip
     """Generate with progress; the JSON-ready report."""
     from pipeline.cli.console import bars, err, table
+    from pipeline.cli.pages import keep_page
     from pipeline.gallery.sheet import render_sheet
     from trainer.generate.job import Job
     from trainer.generate.order import make_order, pick_spots, pictures_of
@@ -120,8 +120,9 @@ def run_generate(
     with bars(f"Generate in {config.root}", "samples", quiet) as progress:
         results = list(job.run(spots, progress))
         commits = job.write(spots, results, progress) if write else []
-    path = Path(out) if out else Path(config.root) / f"generated-{'-'.join(order.request.targets)}.html"
-    render_sheet(sheet_of(job, results[:40], pictures_of(ds, spots[:40], view, config.tokens.seed)), path)
+    sheet = sheet_of(job, results[:40], pictures_of(ds, spots[:40], view, config.tokens.seed))
+    page = f"generated-{'-'.join(order.request.targets)}.html"
+    where = keep_page(ds, page, out, lambda path: render_sheet(sheet, path))
     made = sorted({(c.modality, c.recipe) for c in commits})
     table(
         f"Generated for {len(spots)} samples",
@@ -134,4 +135,4 @@ def run_generate(
     )
     if made:
         err.print("  Not current; `manymodal promote` makes one so.", markup=False)
-    return {"samples": len(spots), "recipes": [f"{m}@{r}" for m, r in made], "page": str(path.absolute())}
+    return {"samples": len(spots), "recipes": [f"{m}@{r}" for m, r in made], "page": where}

@@ -39,7 +39,11 @@ ELSEWHERE = {
     "IllegalLocationConstraintException",
 }
 ELSEWHERE |= {"301", "307"}
-RACES = {"ConditionalRequestConflict", "OperationAborted"}  # 409: another writer is at the same key at this moment
+TRANSIENT = {429, 500, 502, 503, 504}
+PASSING = {
+    "ConditionalRequestConflict", "OperationAborted",  # 409: another writer is at the same key at this moment
+    "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "BandwidthLimitExceeded",
+}  # fmt: skip
 
 
 OF_THE_KEY = {
@@ -73,7 +77,7 @@ def _client(pid: int, settings: str) -> Any:
     from botocore.exceptions import BotoCoreError
 
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": max_attempts()}, connect_timeout=10, read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=10, read_timeout=30,
         max_pool_connections=32, tcp_keepalive=True,
     )  # fmt: skip
     try:
@@ -83,13 +87,14 @@ def _client(pid: int, settings: str) -> Any:
             f"S3: the AWS settings cannot be used ({type(error).__name__}). "
             "Check AWS_ENDPOINT_URL, AWS_PROFILE and ~/.aws/config."
         ) from None
+    max_attempts()  # what is wrong with it is said now
     client.counts = Counter()
 
     def count(event_name: str, **_: Any) -> None:
         client.counts[event_name.rsplit(".", 1)[-1]] += 1
 
     client.meta.events.register("before-send.s3", count)
-    client.meta.events.register("needs-retry.s3", _again)
+    client.meta.events.register_first("needs-retry.s3", _again)
     return client
 
 
@@ -108,13 +113,22 @@ def pause(attempt: int) -> float:
     return float(ExponentialBackoff(LONGEST_PAUSE_S).delay_amount(RetryContext(attempt_number=attempt)))
 
 
-def _again(response: Any, attempts: int, **_: Any) -> float | None:
-    """What botocore's own rules do not repeat though it passes: 429 under any name, and races of conditional writes."""
+def _again(response: Any, attempts: int, caught_exception: Exception | None = None, **_: Any) -> float | None:
+    """Seconds until the next attempt, or None where there is none.
+
+    Instead of botocore's own rules, which stop after a hundred or so repetitions in a row of requests that succeed in the
+    end, and do not know 429 under every name, nor races of conditional writes.
+    """
+    from botocore.exceptions import ConnectionError, HTTPClientError, SSLError
+
     if response is None:
-        return None
-    http, parsed = response
-    racing = http.status_code == 409 and parsed.get("Error", {}).get("Code") in RACES
-    return pause(attempts) if (http.status_code == 429 or racing) and attempts < max_attempts() else None
+        passes = isinstance(caught_exception, ConnectionError | HTTPClientError) and not isinstance(
+            caught_exception, SSLError
+        )
+    else:
+        code = response[1].get("Error", {}).get("Code")
+        passes = response[0].status_code in TRANSIENT or code in PASSING
+    return pause(attempts) if passes and attempts < max_attempts() else None
 
 
 def patiently(call: Callable[[], T], uri: str) -> T:

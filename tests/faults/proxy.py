@@ -36,13 +36,14 @@ HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connect
 @dataclass
 class Proxy:
     """rates: fault -> share of the requests it may befall. only: faults befall requests whose "METHOD /path?query" has this
-    pattern. done: faults so far. seen: requests so far, by method and path.
+    pattern. times: and each of them so often at most. done: faults so far. seen: requests so far, by method and path.
     """
 
     upstream: tuple[str, int]
     seed: int = 1
     rates: Mapping[str, float] = field(default_factory=dict)
     only: str = ""
+    times: int = 1 << 30
     done: Counter[str] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
     url: str = ""
@@ -50,11 +51,13 @@ class Proxy:
 
     def draw(self, request: str) -> str:
         """The fault of this request, or ''."""
-        name = re.sub(r"uploadId=[^&]*", "", request)
+        name = re.sub(
+            r"uploadId=[^&]*|(?<= )/[^/?]*", "", request
+        )  # neither they nor buckets are called the same twice
         with self.lock:
             self.seen[name] += 1
             count = self.seen[name]
-        if not re.search(self.only, unquote(request)):
+        if count > self.times or not re.search(self.only, unquote(request)):
             return ""
         at = random.Random(f"{self.seed}/{name}/{count}").random()
         for fault, rate in self.rates.items():
@@ -67,10 +70,11 @@ class Proxy:
         with self.lock:
             self.done[fault] += 1
 
-    def becomes(self, rates: Mapping[str, float], only: str = "") -> None:
+    def becomes(self, rates: Mapping[str, float], only: str = "", times: int = 1 << 30) -> None:
         """Other weather from now on."""
-        self.rates, self.only = rates, only
+        self.rates, self.only, self.times = rates, only, times
         self.done.clear()
+        self.seen.clear()
 
 
 @contextmanager
