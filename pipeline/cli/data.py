@@ -24,7 +24,7 @@ def settings(target: str, assign: list[str] | None, executor: str | None = None)
 
 
 def init(
-    folder: Annotated[str, typer.Argument(help="Where to write manymodal.yaml.")] = ".",
+    folder: Annotated[str, typer.Argument(help="Where to write manymodal.yaml: a folder or s3://bucket/prefix.")] = ".",
     profile: Annotated[str, typer.Option("--profile", help="offline (default), one-gpu or full.")] = "offline",
     show: Annotated[bool, typer.Option("--print", help="Print it instead of writing it.")] = False,
 ) -> None:
@@ -33,6 +33,7 @@ def init(
     from pipeline.config import CONFIG_NAME
     from pipeline.errors import ConfigError
     from pipeline.profiles import PROFILES
+    from pipeline.storage import open_storage
     from pipeline.template import config_template
 
     if profile not in PROFILES:
@@ -40,11 +41,9 @@ def init(
     if show:
         print(config_template(profile), end="")
         return
-    path = Path(folder) / CONFIG_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    path = f"{folder.rstrip('/')}/{CONFIG_NAME}" if "://" in folder else str(Path(folder) / CONFIG_NAME)
+    if not open_storage(folder).put_if_absent(CONFIG_NAME, config_template(profile).encode()):
         raise ConfigError(f"{path} exists; it is not overwritten. Delete it or choose another folder.")
-    path.write_text(config_template(profile), encoding="utf-8")
     err.print(f"Wrote {path}. Set `sources`, then: manymodal ingest {path}", markup=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.cli.conftest import Command
+from tests.pipeline.conftest import Command
 from tests.world import fake_photos, snapshot
 
 CHEAP = [

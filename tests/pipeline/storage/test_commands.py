@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.care.garbage import tree
 from pipeline.dataset import Dataset
 from pipeline.storage import open_storage
-from tests.pipeline.cli.conftest import Command, Said
+from tests.pipeline.conftest import Command, Said
 from tests.seaweed import KEY, SECRET
 from tests.tokenize_shards.small import WORDS, photo, small_table
 
