@@ -37,6 +37,7 @@ class BlipCaption(NetworkLabeler):
     weights = {"model": "hf:Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b"}
     licence = Licence("Apache-2.0", "BSD-3-Clause")
     architecture = "BlipForConditionalGeneration"
+    compiled = "vision_model"
     prepare = Preparation(
         384, 384, resample=Image.Resampling.BICUBIC,
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711),

@@ -48,6 +48,9 @@ class Dpt(DepthAnything):
     weights = {"model": "hf:Intel/dpt-large@main"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "DPTForDepthEstimation"
+    unused = (
+        r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*"  # the first fusion has nothing to add; not in dpt-large
+    )
     prepare = Preparation(384, 384, "squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 

@@ -56,6 +56,7 @@ class Sam2(NetworkLabeler):
     weights = {"model": "hf:facebook/sam2.1-hiera-large@665f8e2ad61cf5f53d65644ff27c8ee525124610"}
     licence = Licence("Apache-2.0", "Apache-2.0")
     architecture = "Sam2Model"
+    compiled = "vision_encoder"
     prepare = Preparation(1024, 1024, resample=Image.Resampling.BILINEAR)
     Params = Sam2Params
 

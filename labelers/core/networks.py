@@ -7,6 +7,7 @@ Weights that do not fill the network are refused: half a random network would la
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+COMPUTED = r".*\.(num_batches_tracked|position_ids|relative_position_index)"  # tables that older files lack, made anew
 TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 
 
@@ -56,12 +58,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load(architecture: str, folder: Path, precision: str = "float32", compile: bool = False, **options: Any) -> Any:
+def load(architecture: str, folder: Path, precision: str = "float32", unused: str = "") -> Any:
     """A network of transformers with the weights of a folder, ready for inference on `device()`.
 
     architecture: the class, "DetrForObjectDetection". The folder holds config.json and model.safetensors, whole or in
-    parts (pytorch_model.bin where there is no other; torch reads it without unpickling code). ValueError where it is
-    no such checkpoint, does not fill the network, or was made for a class of another kind.
+    parts (pytorch_model.bin where there is no other; torch reads it without unpickling code). unused: a pattern of weights
+    that may be missing, because the class has them and its forward pass does not use them. ValueError where it is no such
+    checkpoint, does not fill the network, or was made for a class of another kind.
     """
     import torch
     import transformers
@@ -73,7 +76,7 @@ def load(architecture: str, folder: Path, precision: str = "float32", compile: b
     with quiet():
         try:
             network, report = getattr(transformers, architecture).from_pretrained(
-                str(folder), dtype=getattr(torch, precision), local_files_only=True, output_loading_info=True, **options
+                str(folder), dtype=getattr(torch, precision), local_files_only=True, output_loading_info=True
             )
         except (ImportError, MemoryError):
             raise
@@ -81,14 +84,15 @@ def load(architecture: str, folder: Path, precision: str = "float32", compile: b
             raise ValueError(
                 f"{folder} is no checkpoint of {architecture} ({type(error).__name__}: {error})"
             ) from error
-    wrong = {what: sorted(map(str, report[what])) for what in ("missing_keys", "mismatched_keys") if report.get(what)}
+    lacks = {what: sorted(map(str, report.get(what) or ())) for what in ("missing_keys", "mismatched_keys")}
+    fine = re.compile(f"{COMPUTED}|{unused}" if unused else COMPUTED)
+    wrong = {what: left for what, names in lacks.items() if (left := [n for n in names if not fine.fullmatch(n)])}
     if wrong:
         what, names = next(iter(wrong.items()))
         raise ValueError(
             f"{folder} does not fill {architecture}: {len(names)} {what.replace('_', ' ')}, first {names[0]}"
         )
-    network = network.to(device()).eval().requires_grad_(False)
-    return torch.compile(network) if compile else network
+    return network.to(device()).eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -111,17 +115,27 @@ def load_tokenizer(folder: Path) -> Any:
 class NetworkLabeler(Labeler):
     """Base of labelers with one network of transformers in the weight slot "model".
 
-    architecture: its class. prepare: the input where the checkpoint does not say. Subclasses implement `label` with
+    architecture: its class. unused: see `load`. compiled: the part of it that torch.compile takes, where the forward pass
+    of the whole is not what is called. prepare: the input where the checkpoint does not say. Subclasses implement `label` with
     `self.batched`, whose `read` turns the network's output into one result an image.
     """
 
     architecture: ClassVar[str]
+    unused: ClassVar[str] = ""
+    compiled: ClassVar[str] = ""
     prepare: ClassVar[Preparation] = Preparation()
     default_on = False
     Params = NetworkParams
 
     def setup(self) -> None:
-        self.network: Any = load(self.architecture, self.files["model"], self.params.precision, self.params.compile)
+        import torch
+
+        network = load(self.architecture, self.files["model"], self.params.precision, self.unused)
+        if self.params.compile and self.compiled:
+            setattr(network, self.compiled, torch.compile(getattr(network, self.compiled)))
+        elif self.params.compile:
+            network = torch.compile(network)
+        self.network: Any = network
         self.preparation = Preparation.read(self.files["model"], self.prepare)
         self.device = device()
 

@@ -55,3 +55,19 @@ def test_half_precision_is_used_and_says_so(tmp_path: Path) -> None:
     sample = Sample("a", tiny.photo((70, 70)))
     ours, full = (one.label([sample])[0]["depth"].values for one in (half, tiny.ready(DepthAnything, folder)))
     assert np.corrcoef(ours.ravel(), full.ravel())[0, 1] > 0.95
+
+
+def test_dpt_large_lacks_weights_that_nothing_uses(tmp_path: Path) -> None:
+    """The published file has none for the first fusion's residual; the map is the same without, and others are missed."""
+    from safetensors.torch import load_file, save_file
+
+    path = tiny.dpt(tmp_path) / "model.safetensors"
+    image = [Sample("a", tiny.photo())]
+    whole = tiny.ready(Dpt, tmp_path).label(image)[0]["depth"].values
+    tensors = {k: v for k, v in load_file(path).items() if ".layers.0.residual_layer1." not in k}
+    save_file(tensors, path, {"format": "pt"})
+    assert np.array_equal(tiny.ready(Dpt, tmp_path).label(image)[0]["depth"].values, whole)
+    gone = next(k for k in tensors if ".layers.1.residual_layer1." in k)
+    save_file({k: v for k, v in tensors.items() if k != gone}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="does not fill"):
+        tiny.ready(Dpt, tmp_path)

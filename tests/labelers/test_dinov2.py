@@ -12,7 +12,7 @@ from labelers.core.labeler import Sample
 from labelers.core.modality import LabelError
 from labelers.core.pixels import square
 from labelers.core.weights import resolve_all
-from labelers.dinov2 import DIM, FEATURES, GLOBAL, Dinov2, backbone_weights
+from labelers.dinov2 import DIM, FEATURES, GLOBAL, Dinov2, Dinov2Base, backbone_weights
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,17 @@ def test_the_picture_does_not_depend_on_the_sign_of_a_component() -> None:
     assert principal_colours(np.ones((2, 2, DIM), np.float16)).shape == (2, 2, 3)
     assert principal_colours(np.ones((1, 1, DIM), np.float16)).shape == (1, 1, 3)
     assert FEATURES.show(np.ones((16, 16, DIM), np.float16), None).pixels.shape == (224, 224, 3)
+
+
+def test_a_real_checkpoint_of_the_hubs_layout_gives_the_same_features(dinov2: Dinov2, assets: Path) -> None:
+    """The path of hub weights with real ones: the same backbone, saved by transformers in half precision."""
+    import cv2
+
+    from tests.labelers.tiny import ready
+
+    labeler = ready(Dinov2Base, assets / "weights" / "dinov2-small")
+    image = cv2.cvtColor(cv2.imread(str(assets / "images" / "skimage_chelsea.png")), cv2.COLOR_BGR2RGB)
+    ours, theirs = (one.label([Sample("a", image)])[0] for one in (labeler, dinov2))
+    for modality in (FEATURES, GLOBAL):
+        modality.check(ours[modality.name])
+        assert modality.compare(ours[modality.name], theirs[modality.name])["cosine"] > 0.9999

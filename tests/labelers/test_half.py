@@ -1,4 +1,4 @@
-"""Every network labeler in half precision, on the tiny checkpoints: no layer is left in another number format."""
+"""Every network labeler in half precision, on the tiny checkpoints: no layer is left in another number format; compiled."""
 
 from __future__ import annotations
 
@@ -50,3 +50,26 @@ def test_half_precision(cls: type[Labeler], precision: str, tmp_path: Path) -> N
     (row,) = labeler.label([sample])
     for modality in cls.produces:
         modality.check(row[modality.name])
+
+
+@pytest.mark.parametrize("cls", [Clip, Sam2], ids=lambda cls: cls.name)
+def test_compiled(cls: type[Labeler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile of the whole network or of the part that does the work, traced here without generating code."""
+    import torch
+
+    build, params = ALL[cls]
+    torch.manual_seed(0)
+    folder, compiled = build(tmp_path), list[Any]()
+
+    def trace(module: Any) -> Any:
+        compiled.append(type(module).__name__)
+        return compile_(module, backend="eager")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", trace)
+    sample = Sample("a", tiny.photo((64, 64)))
+    plain, traced = (tiny.ready(cls, folder, compile=on, **params).label([sample])[0] for on in (False, True))
+    assert len(compiled) == 1
+    for modality in cls.produces:
+        a, b = plain[modality.name], traced[modality.name]
+        assert all(value in (0, 1) or value > 0.99 for value in modality.compare(a, b).values())
