@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import cloud, engine, generation, learning, scale, tokenizers
+from tests.bench import cloud, engine, generation, learning, scale, tokenizers, tokens
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ BENCHES: dict[str, Bench] = {
     "mask_tokenizer": tokenizers.masks,
     "encoder": tokenizers.encoder,
     "bucket": cloud.bucket,
+    "tokenize": tokens.overhead,
 }
 
 
