@@ -213,6 +213,7 @@ def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
     for assignment in assignments:
         _assign(values, assignment)
     config = validate(Config, values, "")
+    _refuse_job_copy(config.root)
     for name, settings in config.labelers.items():
         labeler = make_labeler(name, settings.params)
         slots = [*labeler.weights, *labeler.sources]
@@ -229,6 +230,15 @@ def _joined(folder: str, root: str) -> str:
     if "://" in folder:
         return folder if root == "." else f"{folder}/{root.removeprefix('./')}"
     return str(Path(folder) / root)
+
+
+def _refuse_job_copy(root: str) -> None:
+    """A job's working directory is a copy that Ray deletes: a data set must not lie there."""
+    if "://" not in root and "runtime_resources/working_dir_files" in str(Path(root).absolute()):
+        raise ConfigError(
+            f"root: {root!r} is relative, and would lie in the copy of the working directory that Ray made for this job "
+            "and deletes. Give an absolute path that every node sees, or s3://bucket/prefix."
+        )
 
 
 def _read_yaml(folder: str, name: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.config import Limits
 from pipeline.errors import ConfigError, Incomplete, StorageError
 from pipeline.execution.placement import Need, capacity, place
-from pipeline.execution.ray_watch import Metrics, Nodes, beat, missing_program
+from pipeline.execution.ray_watch import Metrics, Nodes, beat, missing_program, only_on
 from pipeline.execution.work import Done, OnDone, Pool, Queue, Taken
 from pipeline.plan import Item
 
@@ -173,8 +173,6 @@ class _Run:
 
     def _start(self, steps: tuple[str, ...]) -> bool:
         """Start one more actor of a pool, if there is room, or can be made by ending idle ones."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         need = self.need(steps)
         idle = sum(member.call is None for member in self.members)
         state = (self.ends, len(self.members), idle, tuple(self.nodes.usable()))
@@ -190,7 +188,7 @@ class _Run:
         custom = {name: amount for name, amount in need.items() if name not in ("CPU", "GPU")}
         remote = self.ray.remote(_Actor).options(
             num_cpus=need["CPU"], num_gpus=need["GPU"], resources=custom, max_restarts=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            scheduling_strategy=only_on(node),
         )  # fmt: skip
         actor: Any = remote.remote(self.pools[steps[0]], stamp, max(0.2, self.limits.silence_seconds / 10))
         self.members.append(_Member(steps, actor, node, need, stamp, actor.ready.remote(), time.monotonic()))
@@ -203,7 +201,8 @@ class _Run:
             return
         now = time.monotonic()
         self.homeless = self.homeless or now
-        if now - self.homeless >= (max(AWAY_S, self.limits.node_seconds) if self.ever else self.limits.node_seconds):
+        patience = AWAY_S if self.ever or self.nodes.silent() else 0.0
+        if now - self.homeless >= max(patience, self.limits.node_seconds):
             need, have = self.need(ready[0]), self.nodes.usable()
             needs = " and ".join(f"{v:g} {k}{'s' if k in ('CPU', 'GPU') else ''}" for k, v in need.items() if v)
             total = {kind: sum(node.get(kind, 0.0) for node in have.values()) for kind in need}
@@ -307,6 +306,7 @@ class _Run:
     def close(self) -> None:
         for member in list(self.members):
             self._end(member)
+        self.nodes.close()
         if self.limits.node_seconds:
             from ray.autoscaler.sdk import request_resources
 

@@ -1,10 +1,10 @@
 """The nodes of a Ray cluster under watch: which there are, which answer, and whether the workers on them live.
 
-Ray notices a process or a node that ends. It does not notice one that stands still: a stopped raylet, a machine that is
-paused, a process that hangs with the interpreter's lock. So every worker stamps a file on its node every few seconds,
-and a probe, a task without resources that only that very node may run, reads the stamps. A probe that gets no answer is
-a node that stands still; a stamp that grows old is a worker that does. The first probe of a node also finds out whether
-this program is there, and is the same as here.
+Ray notices a process that ends at once, a node that ends or whose raylet stands still after half a minute or more, and a
+process that stands still (paused, or hanging with the interpreter's lock) never. So every worker stamps a file on its
+node every few seconds, and a sentry, an actor without resources on each other node, reads the stamps when it is asked. A
+sentry that does not answer is a node that stands still; a stamp that grows old is a worker that does. A sentry's first
+answer also says whether this program is there, and is the same as here.
 
 Metrics of a run leave through Ray's Prometheus endpoint, under these names with Ray's prefix `ray_`, all but the last
 three with the tag `step`:
@@ -32,6 +32,7 @@ from pipeline.errors import ConfigError
 from pipeline.execution.work import Done
 
 REFRESH_S = 1.0  # between two looks at the list of nodes
+ATTENTION_S = 5.0  # between two looks, after which it is not the others who were silent
 FORGET_S = 86400.0  # stamps of runs long gone are removed
 
 
@@ -65,27 +66,37 @@ def program() -> str:
     return digest.hexdigest()
 
 
-def look_around() -> tuple[str, dict[str, float]]:
-    """Runs on a node: its program, and the age in seconds of each stamp there."""
-    now, ages = time.time(), dict[str, float]()
+def ages() -> dict[str, float]:
+    """The age in seconds of each stamp on this node."""
+    now, found = time.time(), dict[str, float]()
     for path in stamps().glob("*"):
         try:
-            ages[path.name] = now - path.stat().st_mtime
-            if ages[path.name] > FORGET_S:
+            found[path.name] = now - path.stat().st_mtime
+            if found[path.name] > FORGET_S:
                 path.unlink()
         except FileNotFoundError:
-            continue  # swept by another probe
-    return program(), ages
+            continue  # swept by another
+    return found
+
+
+class _Sentry:
+    """Stands on a node; says its program, and the stamps there."""
+
+    def look(self) -> tuple[str, dict[str, float]]:
+        return program(), ages()
 
 
 @dataclass
 class _Node:
-    """total: what it declares. probe: the unanswered one, asked at `asked`. known: it has answered before."""
+    """total: what it declares. sentry: its actor; asked: the call it has not answered. heard: when it answered last, or
+    was first seen. known: it has answered before.
+    """
 
     address: str
     total: dict[str, float]
-    probe: Any = None
-    asked: float = 0.0
+    sentry: Any = None
+    asked: Any = None
+    heard: float = field(default_factory=time.monotonic)
     known: bool = False
     silent: bool = False
     ages: dict[str, float] = field(default_factory=dict)
@@ -101,12 +112,17 @@ class Nodes:
 
         self.ray, self.silence_s, self.start_s = ray, silence_s, start_s
         self._nodes: dict[str, _Node] = {}
-        self._looked = float("-inf")
-        self._probe = ray.remote(look_around)
+        self._looked = time.monotonic()
+        self._sentry = ray.remote(_Sentry)
+        self._here = ray.get_runtime_context().get_node_id()  # this process needs no sentry to know how its node is
 
     def usable(self) -> Mapping[str, dict[str, float]]:
         """What each node that is alive, and not silent, has in all."""
         return {name: node.total for name, node in self._nodes.items() if not node.silent}
+
+    def silent(self) -> bool:
+        """Whether any node is there that does not answer; it may again."""
+        return any(node.silent for node in self._nodes.values())
 
     def address(self, name: str) -> str:
         node = self._nodes.get(name)
@@ -125,42 +141,58 @@ class Nodes:
         now = time.monotonic()
         if not force and now - self._looked < REFRESH_S:
             return
-        self._looked = now
+        away, self._looked = now - self._looked, now
         alive = {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
         for name in set(self._nodes) - set(alive):
             del self._nodes[name]
         for name, found in alive.items():
             node = self._nodes.setdefault(name, _Node(found["NodeManagerAddress"], {}))
             node.total = dict(found["Resources"])
+            if away > ATTENTION_S:  # it was this process that stood still
+                node.heard += away
             self._ask(name, node, now)
 
     def _ask(self, name: str, node: _Node, now: float) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        if node.probe is not None:
-            ended, _ = self.ray.wait([node.probe], timeout=0)
+        if name == self._here:
+            node.ages, node.known, node.heard = ages(), True, now
+            return
+        if node.asked is not None:
+            ended, _ = self.ray.wait([node.asked], timeout=0)
             if ended:
                 self._answer(node)
-            elif now - node.asked > (self.silence_s if node.known else max(self.start_s, self.silence_s)):
-                node.silent = True
-        if node.probe is None and now - node.asked >= self.silence_s / 4:
-            only_there = NodeAffinitySchedulingStrategy(name, soft=False)
-            node.probe = self._probe.options(num_cpus=0, max_retries=0, scheduling_strategy=only_there).remote()
-            node.asked = now
+        if now - node.heard > (self.silence_s if node.known else max(self.start_s, self.silence_s)):
+            node.silent = True
+        if node.sentry is None:
+            node.sentry = self._sentry.options(num_cpus=0, max_restarts=0, scheduling_strategy=only_on(name)).remote()
+        if node.asked is None and (not node.known or now - node.heard >= self.silence_s / 4):
+            node.asked = node.sentry.look.remote()
 
     def _answer(self, node: _Node) -> None:
-        probe, node.probe = node.probe, None
+        asked, node.asked = node.asked, None
         try:
-            there, node.ages = self.ray.get(probe)
+            there, node.ages = self.ray.get(asked)
         except self.ray.exceptions.RayError as error:
             missing_program(error, node.address)
-            return  # the node went away, or its process did; the list of nodes will tell
+            node.sentry = None  # it died, and maybe the node with it; another will tell, or none
+            return
         if there != program():
             raise ConfigError(
                 f"node {node.address} runs another version of this program. Install the same one on every node, or "
                 "submit with `ray job submit --working-dir .`, which brings it along."
             )
-        node.known, node.silent = True, False
+        node.known, node.silent, node.heard = True, False, time.monotonic()
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            if node.sentry is not None:
+                self.ray.kill(node.sentry)
+
+
+def only_on(node: str) -> Any:
+    """A scheduling strategy: this node or none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
 def missing_program(error: BaseException, where: str) -> None:

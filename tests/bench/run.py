@@ -32,6 +32,8 @@ Bench = Callable[[Path], Iterator[tuple[str, tuple[float | None, str, str, bool 
 BENCHES: dict[str, Bench] = {
     "engine": engine.overhead,
     "second_run": engine.second_run,
+    "workers": engine.workers,
+    "labelers": engine.labelers,
     "reading": learning.reading,
     "masking": learning.masking,
     "scale": scale.million,

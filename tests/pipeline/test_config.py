@@ -75,3 +75,16 @@ def test_a_folder_is_its_own_root(tmp_path: Path) -> None:
     assert (config.root, config.name) == (str(tmp_path), "n")
     with pytest.raises(ConfigError, match="no such file"):
         load_config(str(tmp_path / "absent.yaml"))
+
+
+def test_a_root_in_the_copy_that_ray_makes_for_a_job_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    (copy / "mine.yaml").write_text("root: data\n")
+    monkeypatch.chdir(copy)
+    with pytest.raises(ConfigError, match="Give an absolute path"):
+        load_config("mine.yaml")
+    (copy / "mine.yaml").write_text(f"root: {tmp_path}/data\n")
+    assert load_config("mine.yaml").root == f"{tmp_path}/data"

@@ -1,0 +1,155 @@
+"""F4: nodes of a Ray cluster that are killed and that stand still, in the middle of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.label
+from pipeline.config import Config
+from pipeline.dataset import Dataset
+from pipeline.execution.work import Crew, Done, Pool
+from pipeline.label import label
+from pipeline.label_shard import MakeLabelCrew
+from pipeline.recipes import Target
+from pipeline.records import shard_name
+from tests.faults.world import new_world
+from tests.world import assert_world, fake_config, register_fakes
+
+pytestmark = pytest.mark.ray
+
+SHARD_S = 0.15  # what a shard of the fakes takes: enough for nodes to fall in the middle
+
+
+@dataclass(frozen=True)
+class MakeFakeCrew:
+    """A crew that knows the fake labelers, takes its time, and notes who did what; pickles."""
+
+    inner: MakeLabelCrew
+    folder: Path
+
+    def __call__(self) -> Crew:
+        import ray
+
+        register_fakes()
+        crew, node = self.inner(), ray.get_runtime_context().get_node_id()
+
+        def slow(steps: Sequence[str], shard: int, number: int) -> list[Done]:
+            note = self.folder / f"{node}-{'+'.join(steps)}-{shard}-{time.time_ns()}"
+            note.touch()
+            time.sleep(SHARD_S)  # the work
+            return crew(steps, shard, number)
+
+        return slow
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Three raylets that declare a CPU and a GPU each; the first is also the driver's."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    # Ray's own health checks are slow by default; the watchdog under test does not wait for them.
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+    nodes = [found.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+    ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    for node in nodes:  # first, or what stands still would be waited for
+        signal_all(node, signal.SIGKILL)
+    ray.shutdown()
+    found.shutdown()
+
+
+def signal_all(node: Any, number: int) -> None:
+    """A signal to a raylet, and then to all its workers: what a machine that is lost or paused does to them."""
+    for info in node.all_processes["raylet"]:
+        pids = [info.process.pid]
+        for pid in pids:  # grows on the way
+            with contextlib.suppress(FileNotFoundError):
+                pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+@dataclass
+class Fate:
+    """Kills one node and stops the other while they hold something, and times how long that takes to be committed."""
+
+    root: Path
+    nodes: list[Any]
+    folder: Path
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.struck: dict[str, float] = {}
+        self.held: dict[str, set[Path]] = {}
+        self.recovered: dict[str, float] = {}
+
+    def __call__(self, step: str, done: int, total: int, note: str) -> None:
+        self.done += 1
+        seen = {path.name.split("-")[0] for path in self.folder.iterdir()}
+        if self.done >= 12 and "killed" not in self.struck and len(seen) == 3:
+            self.strike("killed", 0, signal.SIGKILL)
+        elif "killed" in self.recovered and "frozen" not in self.struck:
+            self.strike("frozen", 1, signal.SIGSTOP)
+        for name, before in self.struck.items():
+            if name not in self.recovered and all(path.exists() for path in self.held[name]):
+                self.recovered[name] = time.monotonic() - before
+
+    def strike(self, name: str, which: int, number: int) -> None:
+        """Only while the node has begun something that is not committed."""
+        begun = [p.name.split("-")[1:3] for p in self.folder.glob(f"{self.nodes[which].node_id}-*")]
+        first = {"fake_base": "fake_vector", "fake_sum": "fake_sum"}
+        folders = {step: next(self.root.glob(f"{modality}@*"), None) for step, modality in first.items()}
+        commits = {folders[step] / "_commits" / shard_name(int(k), "json") for step, k in begun if folders[step]}
+        self.held[name] = {path for path in commits if not path.exists()}
+        if self.held[name]:
+            signal_all(self.nodes[which], number)
+            self.struck[name] = time.monotonic()
+
+
+def test_f4_nodes_are_killed_and_stand_still(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, ids = new_world(tmp_path, 200)
+    config = fake_config(root, executor="ray")
+    config.limits.silence_seconds = 6
+    folder = tmp_path / "notes"
+    folder.mkdir()
+
+    def pools(config: Config, targets: Sequence[Target]) -> Mapping[str, Pool]:
+        crews = {t.labeler: MakeFakeCrew(MakeLabelCrew(str(root), (t,)), folder) for t in targets}
+        return {name: Pool(crew, 0.5, 0.5, steps=(name,)) for name, crew in crews.items()}
+
+    monkeypatch.setattr(pipeline.label, "pools_of", pools)
+    fate = Fate(root, cluster, folder)
+    start = time.monotonic()
+    report = label(Dataset.open(str(root)), config, progress=fate)
+    with capsys.disabled():
+        took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in fate.recovered.items())
+        sys.stdout.write(
+            f"\nF4: {report.todo} items in {time.monotonic() - start:.1f} s; what nodes held was done: {took}\n"
+        )
+    assert report.failed == 0, report.errors
+    assert set(fate.struck) == {"killed", "frozen"}, "the job was over before the nodes fell"
+    assert set(fate.recovered) == {"killed", "frozen"}
+    assert max(fate.recovered.values()) < 25
+    stored = list(Dataset.open(str(root)).commits("fake_sum", config_recipe(root)).values())
+    assert report.steps["fake_sum"]["samples"] == sum(c.count for c in stored) == len(ids)
+    assert report.steps["fake_sum"]["nulls"] == sum(len(c.nulls) for c in stored)
+    monkeypatch.undo()
+    assert_world(root, ids, fake_config(root))
+
+
+def config_recipe(root: Path) -> str:
+    return Dataset.open(str(root)).current("fake_sum")
