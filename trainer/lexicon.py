@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from labelers.core.depth_map import DepthMap
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
 from pipeline.dataset import Dataset
@@ -74,7 +75,7 @@ class Lexicon:
         tokenizer = self.tokenizer(name)
         batch = some if isinstance(tokenizer, SequenceTokenizer) else np.stack(some)
         labels = iter(tokenizer.decode(batch))
-        return [None if ids is None else next(labels) for ids in tokens]
+        return [None if ids is None else as_label(self.spec(name), next(labels)) for ids in tokens]
 
     def check(self, record: Mapping[str, Any], names: Sequence[str]) -> None:
         """ConfigError where a checkpoint was trained on tokens of another tokenizer than the data set's."""
@@ -88,6 +89,15 @@ class Lexicon:
                     f"{name}: the model was trained on {name}@{mine}, the data set's current tokens are "
                     f"{name}@{self.recipes[name]}, of another tokenizer. Promote {name}@{mine}, or train again."
                 )
+
+
+def as_label(spec: TokenSpec, value: Any) -> Any:
+    """What a tokenizer takes and gives as the label its modality promises: depth is an array to the one, a map with a
+    unit to the other. Tokens keep its order and proportions only.
+    """
+    if spec.content == "depth" and isinstance(value, np.ndarray):
+        return DepthMap(value.astype(np.float32), "relative")
+    return value
 
 
 def _digest_of(ds: Dataset, recipe: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands that judge a trained model, and what it is good for elsewhere: transfer."""
+"""Commands that judge a trained model, and what it is good for elsewhere: evaluate, transfer."""
 
 from __future__ import annotations
 
@@ -73,3 +73,94 @@ def run_transfer(
         "task": done.task, "from": sources, "frozen": frozen, "scratch": scratch, "train": done.result.train,
         "test": done.result.test, "scores": done.result.scores, "folder": str(folder), "export": export,
     }  # fmt: skip
+
+
+def evaluate(
+    target: Target, sources: From = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="Modalities to evaluate; default: every one with tokens.")] = None,
+    truth: Annotated[
+        list[str] | None, typer.Option("--truth", help="MODALITY@RECIPE that is the ground truth; default: what was imported.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option("--classes", help="CSV of `file name or id,class`, for kNN.")] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Samples, held-out ones first; 0 for all.")] = 64,
+    everything: Annotated[bool, typer.Option("--with-learned", help="Fill --rows with samples the model learned from.")] = False,
+    variants: Annotated[int, typer.Option("--variants", help="Predictions a sample, ensembled.")] = 1,
+    steps: Annotated[int, typer.Option("--steps", help="Rounds of decoding.")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
+    guidance: Annotated[float, typer.Option("--guidance", help="Classifier-free guidance.")] = 1.0,
+    view: Annotated[int, typer.Option("--view", help="The view everything is compared in.")] = 0,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="Ask no model: labels, truth, tokenizers.")] = False,
+    model: ModelName = None, out: Annotated[str | None, typer.Option("--out", help="Where to write the page.")] = None,
+    assign: Assign = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The table of published tasks: model against labels, labels against ground truth, tokenizer bound; a plot and JSON."""
+    options = {"steps": steps, "temperature": temperature, "guidance": guidance}
+    report = run_evaluate(
+        settings(target, assign), listed(sources) or ["rgb"], listed(to), truth or [], classes, rows, everything, variants,
+        options, view, labels_only, model, out, quiet=as_json,
+    )  # fmt: skip
+    if as_json:
+        from pipeline.cli.console import print_json
+
+        print_json(report)
+    else:
+        print(report["page"])
+
+
+def run_evaluate(
+    config: Any, sources: list[str], targets: list[str], truth: list[str] | None = None, classes: str | None = None,
+    rows: int = 64, everything: bool = False, variants: int = 1, options: dict[str, Any] | None = None, view: int = 0,
+    labels_only: bool = False, model: str | None = None, out: str | None = None, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate with progress; the JSON-ready table. Writes the page, the plot beside it (.png) and the table (.json)."""
+    import json
+
+    from PIL import Image
+
+    from pipeline.cli.console import bars, table
+    from pipeline.dataset import Dataset
+    from pipeline.gallery.sheet import render_sheet
+    from trainer.checkpoint import MODEL
+    from trainer.evaluation.job import COLUMNS, Evaluation, truths_of
+    from trainer.evaluation.page import plot, sheet_of
+    from trainer.generate.decoding import Decoding
+    from trainer.generate.order import held_spots, pick_spots
+    from trainer.transfer.tasks import Classify
+
+    if labels_only:
+        ds, predictor, about = Dataset.open(config.root), None, [("model", "none")]
+    else:
+        name, ds, predictor = model_of(config, model)
+        about = [("model", f"{name}, step {predictor.record['step']}, sha256 {predictor.record['sha256'][MODEL]}")]
+    how = Decoding(**(options or {}))
+    judged = Evaluation(
+        ds, predictor, sources, targets, config.tokens.seed, how=how, variants=variants, view=view,
+        truths=truths_of(ds, truth or []), classes=Classify(Path(classes)).by_name if classes else None,
+    )  # fmt: skip
+    spots = pick_spots(ds, config.tokens.holdout, rows, [])
+    if rows and predictor is not None and not everything:
+        held = set(held_spots(ds, config.tokens.holdout))
+        spots = [spot for spot in spots if spot in held]
+    with bars(f"Evaluate {config.root}", "modalities", quiet) as progress:
+        found = judged.run(spots, progress)
+    about += [
+        ("predicted from", ", ".join(sources)),
+        ("decoding", json.dumps(options or {})),
+        ("variants", str(variants)),
+    ]
+    path = Path(out) if out else Path(config.root) / "evaluation.html"
+    render_sheet(sheet_of(found, about), path)
+    chart, report = plot(found), {**found.to_json(), "about": dict(about), "page": str(path.absolute())}
+    if chart is not None:
+        Image.fromarray(chart).save(path.with_suffix(".png"))
+        report["plot"] = str(path.with_suffix(".png").absolute())
+    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        (
+            row["task"] or f"{row['modality']} {row['score']}",
+            *("" if row[c] is None else f"{row[c]:.4g}" for c in COLUMNS),
+        )
+        for row in report["rows"]
+    ]
+    table(f"{found.samples} samples", ("score", *(c.replace("_", " ") for c in COLUMNS)), lines)
+    return report

@@ -23,7 +23,8 @@ for command in (
     data.init, data.ingest, planning.plan, data.label, learn.fit, learn.tokenize, learn.train, data.status,
     explain.why, explain.diff,
     care.verify, care.repair, care.gc, care.retry, care.forget, care.promote,
-    use.generate, find.index, find.retrieve, judge.transfer, pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
+    use.generate, find.index, find.retrieve, judge.evaluate, judge.transfer,
+    pages.gallery, pages.demo, pages.doctor, fourm.export, fourm.adopt,
 ):  # fmt: skip
     app.command()(command)
 app.command("import")(fourm.import_)

@@ -16,6 +16,7 @@ from labelers.core.show import Cell, Chips, Picture, Swatches, Words
 
 TILE = 160  # pixels, the longer side of a tile
 PHOTO = 320  # pixels, the longer side of the photo that heads a row
+CHART = 1800  # pixels, the longer side of a plot that is a picture
 ONE_COLUMN_CHIPS = 8  # more named values than this are set in two columns
 
 
@@ -56,6 +57,11 @@ def render_cell(cell: Cell | None, alt: str = "", missing: str = "not made") -> 
 def render_photo(photo: Picture, alt: str = "") -> Markup:
     """The photo that heads a row."""
     return _picture(photo, alt, PHOTO)
+
+
+def render_chart(chart: Picture, alt: str = "") -> Markup:
+    """A plot that is a picture, at its own size."""
+    return _picture(chart, alt, CHART)
 
 
 def column_kind(cells: Sequence[Cell]) -> str:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from labelers.core.show import Cell, Picture, Swatches
 from pipeline.gallery import plots
-from pipeline.gallery.cells import column_kind, count, duration, render_cell, render_photo
+from pipeline.gallery.cells import column_kind, count, duration, render_cell, render_chart, render_photo
 
 # HTML and UTF-8 cannot carry these; a caption or a file name may hold them.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
@@ -219,5 +219,5 @@ def environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters.update(cell=render_cell, photo=render_photo, count=count, duration=duration)
+    made.filters.update(cell=render_cell, photo=render_photo, chart=render_chart, count=count, duration=duration)
     return made

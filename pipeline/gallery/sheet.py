@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from labelers.core.show import Cell
+from labelers.core.show import Cell, Picture
 from pipeline.gallery.page import FORBIDDEN, KeyFigure, environment, read_text, write_whole
 
 
@@ -26,19 +26,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """One table. columns: their heads; marks: a word under a head, "given" or "generated". chart: SVG, made here."""
+    """One table. columns: their heads; marks: a word under a head, "given" or "generated"."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Row]
     note: str = ""
     marks: Sequence[str] = ()
-    chart: Markup | None = None
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A page. facts: lines of what made it: model, digest, schedule, seed."""
+    """A page. facts: lines of what made it: model, digest, schedule, seed. chart: a plot above the tables."""
 
     title: str
     sections: Sequence[Section]
@@ -46,6 +45,7 @@ class Sheet:
     figures: Sequence[KeyFigure] = ()
     facts: Sequence[tuple[str, str]] = ()
     made: str = ""
+    chart: Picture | None = None
 
 
 def render_sheet(sheet: Sheet, out: Path) -> int:

@@ -83,6 +83,11 @@ def pick_spots(ds: Dataset, holdout: float, rows: int, samples: Sequence[str]) -
     return sorted((k, i) for k, i, _ in [*first, *_spread(learned, rows - len(first))])
 
 
+def held_spots(ds: Dataset, holdout: float) -> list[Spot]:
+    """The samples that are held out of all learning."""
+    return [(k, int(i)) for k in ds.shards() for i in np.flatnonzero(held_out(ds.ids(k), holdout))]
+
+
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
     if count <= 0 or not items:
         return []

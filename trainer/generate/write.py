@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from labelers.core.compare import psnr
 from labelers.core.modality import Label, LabelError, Modality, Null, require
 from labelers.core.registry import all_modalities
 from labelers.core.show import Picture
@@ -40,14 +41,6 @@ def _decode(raw: bytes) -> Label:
 def _check(label: Label) -> None:
     require(isinstance(label, np.ndarray) and label.dtype == np.uint8, "generated_rgb: expected a uint8 array")
     require(label.ndim == 3 and label.shape[2] == 3, f"generated_rgb: expected shape (H, W, 3), got {label.shape}")
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; at most 99, which stands for equal ones."""
-    if a.shape != b.shape:
-        return {}
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return {"psnr_db": min(99.0, 10 * np.log10(255**2 / max(error, 1e-12)))}
 
 
 GENERATED_RGB = Modality(

@@ -1,0 +1,93 @@
+"""`manymodal evaluate` on a small data set: perfect where things are equal, empty where something is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelers.core.registry import all_modalities
+from pipeline.cli.judge import run_evaluate
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.records import Commit, shard_name
+from pipeline.shard_task import replace
+from pipeline.shards import verify_labels, write_labels
+from tests.trainer.trained import config_of
+from trainer.evaluation.job import COLUMNS, PUBLISHED
+
+
+def cells(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, float | None]]:
+    return {(row["modality"], row["score"]): {c: row[c] for c in COLUMNS} for row in report["rows"]}
+
+
+def add_truth(root: Path, name: str, labeler: str = "import_edges") -> str:
+    """The data set's own labels of a modality once more, as if somebody had imported them; the recipe."""
+    ds, modality = Dataset.open(str(root)), all_modalities()[name]
+    recipe = ds.put_recipe({**ds.recipe(ds.current(name)), "labeler": labeler, "backend": "import"})
+    for k in ds.shards():
+        labels, inputs = ds.labels(modality, k), dict(ds.commit_of(name, ds.current(name), k).inputs)  # type: ignore[union-attr]
+        draft = Commit(name, recipe, k, shard_name(k, "tar" if modality.container == "tar" else "parquet"), 0, 0, "")
+        replace(
+            ds, draft, lambda path, labels=labels, inputs=inputs, k=k: write_labels(path, modality, ds.ids(k), labels, inputs),
+            lambda path: verify_labels(path, modality),
+        )  # fmt: skip
+    return recipe
+
+
+def test_the_whole_table(trained: Path) -> None:
+    truth = add_truth(trained, "canny_edge")
+    report = run_evaluate(config_of(trained), ["rgb"], [], rows=0, everything=True, options={"steps": 2}, quiet=True)
+    found = cells(report)
+    assert report["samples"] == 9 and {(m, s) for m, s, _ in PUBLISHED} <= set(found)
+    assert all(value is None for m, s, _ in PUBLISHED for value in found[m, s].values()), "nothing published is here"
+    edges = found["canny_edge", "edge_f1"]
+    assert edges["labels_vs_truth"] == 1, "they are the same"
+    assert edges["model_vs_labels"] == pytest.approx(edges["model_vs_truth"]) and 0 <= edges["tokenizer_bound"] <= 1  # type: ignore[operator]
+    assert found["rgb", "psnr_db"]["model_vs_labels"] is None, "RGB is what is given"
+    assert found["rgb", "psnr_db"]["tokenizer_bound"] > 5  # type: ignore[operator]
+    assert found["color_palette", "colour_distance"]["tokenizer_bound"] == 0, "a palette is exact in its tokens"
+    assert (
+        found["caption", "word_f1"]["tokenizer_bound"] == 1 and found["caption", "word_f1"]["labels_vs_truth"] is None
+    )
+    assert (
+        found["small_global", "cosine"]["tokenizer_bound"] is None
+        and "tokens, decoded" in report["notes"]["small_global"]
+    )
+    assert "top5" in {s for m, s in found if m == "small_vector"}
+    assert set(report["perplexity"]) >= {"canny_edge", "caption"} and all(v > 1 for v in report["perplexity"].values())
+    written = json.loads(Path(report["page"]).with_suffix(".json").read_text())
+    assert written["rows"] == report["rows"] and Path(report["plot"]).stat().st_size > 1000
+    assert "labels against ground truth" in Path(report["page"]).read_text()
+    add_truth(trained, "canny_edge", "import_other")
+    with pytest.raises(ConfigError, match="canny_edge: has 2 imported recipes; name the truth with --truth"):
+        run_evaluate(config_of(trained), ["rgb"], ["canny_edge"], quiet=True)
+    again = run_evaluate(
+        config_of(trained), ["rgb"], ["canny_edge"], [f"canny_edge@{truth}"], rows=0, labels_only=True, quiet=True
+    )
+    assert cells(again)["canny_edge", "edge_f1"] == {
+        **dict.fromkeys(COLUMNS),
+        "labels_vs_truth": 1.0,
+        "tokenizer_bound": edges["tokenizer_bound"],
+    }
+
+
+def test_held_out_samples_alone_and_ensembles_and_neighbours(trained: Path, tmp_path: Path) -> None:
+    report = run_evaluate(config_of(trained), ["rgb"], ["canny_edge"], quiet=True)
+    assert report["samples"] == 2, "a quarter of shards of 4, 4 and 1"
+    one = run_evaluate(
+        config_of(trained), ["rgb"], ["canny_edge", "small_vector"], rows=0, everything=True, variants=3,
+        options={"temperature": 1.0}, quiet=True, classes=str(_classes(trained, tmp_path)),
+    )  # fmt: skip
+    assert 0 <= cells(one)["small_vector", "knn_top1"]["model_vs_labels"] <= 1  # type: ignore[operator]
+    assert np.isfinite(cells(one)["canny_edge", "edge_f1"]["model_vs_labels"])  # type: ignore[arg-type]
+
+
+def _classes(root: Path, folder: Path) -> Path:
+    ds, path = Dataset.open(str(root)), folder / "classes.csv"
+    names = [Path(row.uri).name for k in ds.shards() for row in ds.index(k)]
+    path.write_text("".join(f"{name},{'even' if i % 2 else 'odd'}\n" for i, name in enumerate(names)))
+    return path

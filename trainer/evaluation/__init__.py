@@ -1,0 +1,1 @@
+"""Evaluation: model against labels, labels against ground truth, and what the tokenizers alone lose."""

@@ -1,0 +1,212 @@
+"""`manymodal evaluate`: the table of published tasks, and of every other modality, for one model and data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from labelers.core.compare import psnr
+from labelers.core.modality import Label, Modality, Null
+from pipeline.care.promote import parse_ref
+from pipeline.care.verify import refs_on
+from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from trainer.evaluation.ensemble import ensembled
+from trainer.evaluation.frames import labels_in_view
+from trainer.evaluation.measures import DepthErrors, InstanceScores, MeanScores, PoseScores, VectorScores
+from trainer.generate.chain import Request, run_chain
+from trainer.generate.decoding import Decoding
+from trainer.generate.job import BATCH, Spot
+from trainer.lexicon import Lexicon
+from trainer.predict import Predictor, trained_targets
+
+Progress = Callable[[str, int, int, str], None]
+COLUMNS = ("model_vs_labels", "labels_vs_truth", "model_vs_truth", "tokenizer_bound")
+# The published tasks: modality, score, what it is called there. They are rows of every table, empty where not measured.
+PUBLISHED = (
+    ("normal", "mean_angle", "surface normals, mean angle in degrees"), ("depth", "loss_l1", "depth, L1 after alignment"),
+    ("depth", "abs_rel", "depth, AbsRel"), ("depth", "d1", "depth, d1"), ("semseg", "miou", "semantic segmentation, mIoU"),
+    ("sam_instance", "ap", "instances, AP"), ("det", "ap", "detection, AP"), ("det", "ap50", "detection, AP at 0.5"),
+    ("human_poses", "mpjpe_mm", "pose, error in mm"), ("human_poses", "pa_mpjpe_mm", "pose, error in mm after alignment"),
+    ("dinov2_global", "top1", "retrieval, top-1"), ("dinov2_global", "top5", "retrieval, top-5"),
+    ("dinov2_global", "knn_top1", "kNN, top-1"), ("dinov2_global", "knn_top5", "kNN, top-5"),
+)  # fmt: skip
+
+
+@dataclass
+class Table:
+    """rows: (modality, score) -> column -> value, only what was measured. perplexity: of each modality's held-out tokens.
+    samples: evaluated. notes: what to know of a modality.
+    """
+
+    rows: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    perplexity: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def put(self, modality: str, column: str, scores: Mapping[str, float]) -> None:
+        for score, value in scores.items():
+            if np.isfinite(value):
+                self.rows.setdefault((modality, score), {})[column] = float(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every published task and every other row; None where there is no value."""
+        names = {(m, s): title for m, s, title in PUBLISHED}
+        keys = [*names, *(key for key in self.rows if key not in names)]
+        rows = [
+            {"modality": m, "score": s, "task": names.get((m, s)), **{c: self.rows.get((m, s), {}).get(c) for c in COLUMNS}}
+            for m, s in keys
+        ]  # fmt: skip
+        return {"samples": self.samples, "rows": rows, "perplexity": dict(self.perplexity), "notes": dict(self.notes)}
+
+
+def truth_recipe(ds: Dataset, modality: str, chosen: Mapping[str, str]) -> str | None:
+    """The recipe that is the ground truth of a modality: the one named, or the only one that was imported."""
+    if modality in chosen:
+        return chosen[modality]
+    imported = [r for m, r in refs_on(ds) if m == modality and str(ds.recipe(r)["labeler"]).startswith("import")]
+    if len(imported) > 1:
+        raise ConfigError(
+            f"{modality}: has {len(imported)} imported recipes; name the truth with --truth {modality}@{imported[0]}"
+        )
+    return imported[0] if imported else None
+
+
+def truths_of(ds: Dataset, texts: Sequence[str]) -> dict[str, str]:
+    """--truth MODALITY@RECIPE options by modality."""
+    return dict(parse_ref(ds, text) for text in texts)
+
+
+class Evaluation:
+    """One evaluation. predictor: None compares labels, truth and tokens only. classes: of samples, by id or file name."""
+
+    def __init__(
+        self, ds: Dataset, predictor: Predictor | None, sources: Sequence[str], targets: Sequence[str], seed: int, *,
+        how: Decoding, variants: int = 1, view: int = 0, truths: Mapping[str, str] | None = None,
+        classes: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.ds, self.predictor, self.seed, self.how, self.variants, self.view = (
+            ds,
+            predictor,
+            seed,
+            how,
+            variants,
+            view,
+        )
+        self.lexicon, self.truths, self.classes = Lexicon(ds), dict(truths or {}), dict(classes or {})
+        self.sources = [self.lexicon.name(n) for n in sources]
+        self.targets = [self.lexicon.name(n) for n in targets] or list(self.lexicon.recipes)
+        if predictor is not None:
+            for name in self.sources:
+                predictor.stream(name)
+            for name in [self.lexicon.name(n) for n in targets]:
+                predictor.require_target(name)
+            self.lexicon.check(predictor.record, [n for n in (*self.sources, *self.targets) if n in predictor.streams])
+
+    def run(self, spots: Sequence[Spot], progress: Progress = lambda *_: None) -> Table:
+        table = Table(samples=len(spots))
+        if self.predictor is not None:
+            held = self.predictor.record.get("heldout", {})
+            table.perplexity = {n.removeprefix("tok_"): math.exp(h["loss"]) for n, h in held.items()}
+        for done, name in enumerate(self.targets):
+            progress("evaluate", done, len(self.targets), name)
+            self._one(table, name, spots)
+        progress("evaluate", len(self.targets), len(self.targets), "")
+        return table
+
+    def _one(self, table: Table, name: str, spots: Sequence[Spot]) -> None:
+        """All columns of one token modality."""
+        spec, modality = self.lexicon.spec(name), self.lexicon.modality(name)
+        short = name.removeprefix("tok_")
+        recipe = self.ds.current(spec.modality)
+        labels: Sequence[Label | Null | None] = labels_in_view(self.lexicon, name, recipe, spots, self.view, self.seed)
+        decoded = self._decoded(name, spots)
+        if modality is not None and modality.on_view:
+            labels = decoded
+            table.notes[short] = "labels are the embedding's own tokens, decoded"
+        else:
+            table.put(short, COLUMNS[3], self._score(short, modality, decoded, labels, spots))
+        truth_of = truth_recipe(self.ds, spec.modality, self.truths) if modality is not None else None
+        truth: Sequence[Label | Null | None] | None = None
+        if truth_of is not None:
+            truth = (
+                labels
+                if truth_of == recipe
+                else labels_in_view(self.lexicon, name, truth_of, spots, self.view, self.seed)
+            )
+            if truth_of == recipe:
+                table.notes[short] = f"its labels are the ground truth, {spec.modality}@{recipe}"
+            else:
+                table.put(short, COLUMNS[1], self._score(short, modality, labels, truth, spots))
+        predicted = self._predicted(name, spots)
+        if predicted is not None:
+            table.put(short, COLUMNS[0], self._score(short, modality, predicted, labels, spots))
+            if truth is not None:
+                table.put(short, COLUMNS[2], self._score(short, modality, predicted, truth, spots))
+
+    def _decoded(self, name: str, spots: Sequence[Spot]) -> list[Label | Null | None]:
+        return self.lexicon.decode(name, [self._tokens(name, spot) for spot in spots])
+
+    def _tokens(self, name: str, spot: Spot) -> np.ndarray | None:
+        shard = self.lexicon.shard(name, spot[0])
+        return shard.row(spot[1], self.view % shard.meta.views)
+
+    def _predicted(self, name: str, spots: Sequence[Spot]) -> list[Label | Null | None] | None:
+        """What the model says of each sample, ensembled over variants; None where it cannot be asked."""
+        given = [n for n in self.sources if n != name]
+        if self.predictor is None or name not in self.predictor.streams or not given:
+            return None
+        asked = trained_targets(self.predictor.record, list(self.predictor.streams))
+        if self.predictor.streams[name][1].values or (asked is not None and name not in asked):
+            return None
+        rounds: list[list[Label | Null | None]] = []
+        for variant in range(self.variants):
+            tokens: list[np.ndarray | None] = []
+            for at in range(0, len(spots), BATCH):
+                part = spots[at : at + BATCH]
+                shown = {n: [self._tokens(n, spot) for spot in part] for n in given}
+                keys = [f"{self.ds.ids(k)[row]}:{self.view}:{variant}" for k, row in part]
+                request = Request((name,), {name: self.how})
+                tokens += run_chain(self.predictor, self.lexicon, request, shown, {}, keys).tokens[name]
+            rounds.append(self.lexicon.decode(name, tokens))
+        spec, modality = self.lexicon.spec(name), self.lexicon.modality(name)
+        return [ensembled(spec, modality, labels) for labels in zip(*rounds, strict=True)]
+
+    def _score(
+        self, name: str, modality: Modality | None, found: Sequence[Label | Null | None],
+        truth: Sequence[Label | Null | None], spots: Sequence[Spot],
+    ) -> dict[str, float]:  # fmt: skip
+        """Scores over the samples that have both; none where there is no such sample."""
+        pooled: Any = self._pool(name, modality, spots)
+        pairs = 0
+        for a, b in zip(found, truth, strict=True):
+            if a is None or b is None or isinstance(a, Null) or isinstance(b, Null):
+                if isinstance(pooled, VectorScores):
+                    pooled.skip()
+                continue
+            pooled.add(a, b)
+            pairs += 1
+        return pooled.result() if pairs else {}
+
+    def _pool(self, name: str, modality: Modality | None, spots: Sequence[Spot]) -> Any:
+        if modality is None:
+            return MeanScores(psnr)
+        if modality.kind == "vector":
+            return VectorScores([self._class(spot) for spot in spots])
+        if name == "sam_instance":
+            return InstanceScores()
+        if name == "human_poses":
+            return PoseScores()
+        if modality.name == "depth":
+            return DepthErrors()
+        return modality.scores() if modality.scores is not None else MeanScores(modality.compare)
+
+    def _class(self, spot: Spot) -> str | None:
+        row = self.ds.index(spot[0])[spot[1]]
+        name = PurePosixPath(row.uri).name
+        return self.classes.get(row.id, self.classes.get(name, self.classes.get(PurePosixPath(name).stem)))

@@ -1,0 +1,89 @@
+"""The table of an evaluation as a page, with a plot."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+from PIL import Image
+
+from labelers.core.compare import METRICS
+from labelers.core.show import Picture, Words
+from pipeline.gallery.page import KeyFigure
+from pipeline.gallery.sheet import Row, Section, Sheet
+from trainer.evaluation.job import COLUMNS, PUBLISHED, Table
+
+LESS_IS_BETTER = {"mean_angle", "median_angle", "loss_l1", "abs_rel", "mpjpe_mm", "pa_mpjpe_mm"}
+COLOURS = ("#2f5fd0", "#6d6a64", "#7a3fb5", "#c2621b")
+HEADS = ("model against labels", "labels against ground truth", "model against ground truth", "tokenizer bound")
+
+
+EMPTY = "Empty: the labels, the truth or the prediction are missing."
+
+
+def less_is_better(score: str) -> bool:
+    return score in LESS_IS_BETTER or (score in METRICS and not METRICS[score].more_is_better)
+
+
+def plot(table: Table, columns: int = 4) -> np.ndarray | None:
+    """A small chart for each score that has a value, a bar for each column that has one: uint8 RGB. None without any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    order = [(m, s) for m, s, _ in PUBLISHED if (m, s) in table.rows]
+    keys = [*order, *(key for key in table.rows if key not in order)]
+    if not keys:
+        return None
+    rows = -(-len(keys) // columns)
+    figure = Figure(figsize=(3.2 * columns, 1.9 * rows), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for place, (modality, score) in enumerate(keys):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        values = table.rows[modality, score]
+        used = [(i, column) for i, column in enumerate(COLUMNS) if column in values]
+        bars = axes.barh([HEADS[i] for i, _ in used], [values[c] for _, c in used], color=[COLOURS[i] for i, _ in used])
+        axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.25)
+        arrow = "less is better" if less_is_better(score) else "more is better"
+        axes.set_title(f"{modality} {score} ({arrow})", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def sheet_of(table: Table, about: list[tuple[str, str]]) -> Sheet:
+    """The page: published tasks first, empty cells where nothing was measured."""
+    found = table.to_json()
+    published = [row for row in found["rows"] if row["task"]]
+    others = [row for row in found["rows"] if not row["task"]]
+
+    def line(row: dict[str, object]) -> Row:
+        cells = [None if row[c] is None else Words(f"{row[c]:.4g}") for c in COLUMNS]
+        head = str(row["task"] or f"{row['modality']} {str(row['score']).replace('_', ' ')}")
+        return Row(head, cells, table.notes.get(str(row["modality"]), ""))
+
+    sections = [
+        Section("Published tasks", HEADS, [line(row) for row in published], EMPTY),
+        Section("Other scores", HEADS, [line(row) for row in others]),
+    ]  # fmt: skip
+    if table.perplexity:
+        rows = [Row(name, [Words(f"{value:.1f}")]) for name, value in table.perplexity.items()]
+        sections.append(Section("Perplexity of held-out tokens", ["exp(nats a token)"], rows))
+    chart = plot(table)
+    figures = [KeyFigure(f"{table.samples:,}", "samples")]
+    made = f"manymodal, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
+    return Sheet(
+        "Evaluation",
+        sections,
+        "model, labels and ground truth, in the frame of one view",
+        figures,
+        about,
+        made,
+        None if chart is None else Picture(chart),
+    )
