@@ -20,7 +20,7 @@ from pipeline.errors import StorageError
 from pipeline.storage.s3_client import code_of, explained, max_attempts, pause, shown
 
 SHA256 = "manymodal-sha256"  # metadata of every object this project writes
-PART = 16 << 20  # bytes of one ranged request
+PART = 64 << 20  # bytes of one ranged request; pipeline/sizing.py counts them
 THREADS = 4  # ranged requests of one object at a time
 BLOCK = 256 << 10  # what a connection that breaks off can cost
 _SHORT = "{}: arrived short or damaged {} times. Run the same command again; it resumes."

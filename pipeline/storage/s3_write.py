@@ -24,7 +24,7 @@ from pipeline.storage.s3_client import code_of, explained, failure, patiently, r
 from pipeline.storage.s3_read import SHA256, Version, version_of
 
 WHOLE = 64 << 20  # up to so many bytes in one request
-PART = 16 << 20
+PART = 64 << 20
 MAX_PARTS = 9_000  # S3 allows 10,000
 THREADS = 4
 

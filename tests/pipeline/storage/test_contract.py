@@ -137,3 +137,10 @@ def test_scratch_is_swept_even_after_an_error(storage: Storage) -> None:
         fail_half_way()
     assert not kept[0].exists()
     assert storage.list("") == {}
+
+
+def test_requests_are_as_large_as_the_sizing_counts_them() -> None:
+    from pipeline import sizing
+    from pipeline.storage import s3_read, s3_write
+
+    assert s3_read.PART == s3_write.PART == s3_write.WHOLE == sizing.PART
