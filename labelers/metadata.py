@@ -1,5 +1,9 @@
 """Twenty-one numbers about an image, from its pixels and its other labels; those whose inputs do not exist are missing.
 
+It reads whatever of caption, human_poses, sam_instance, det, semseg, normal and depth a run makes, by whichever backend.
+Watermark and aesthetic scores have no labeler here: one of yours that makes a modality of that name, a vector of one
+number, is read too.
+
 Field ids, ranges and bins are those of 4M-21. Two flaws of the published code are not followed: objectness there
 counted a superset of the walkability list, which holds stuff classes only, and its decoder divided by the number of
 bins where its encoder multiplied by one less, so that a value did not come back as itself.
@@ -21,6 +25,7 @@ from numpy.typing import NDArray
 from labelers.core.compare import fields
 from labelers.core.labeler import Labeler, Resources, Sample
 from labelers.core.modality import Label, Modality, Null, require
+from labelers.core.scene_numbers import Numbers, Reasons, from_boxes, from_classes, from_depth, from_normals
 from labelers.core.show import Cell, Chips
 
 BINS = 50
@@ -66,8 +71,8 @@ FIELDS: tuple[Field, ...] = (
     Field(16, "semantic_diversity", "count", "semseg"),
     Field(17, "geometric_complexity", "bins", "normal", 0, 0.75),
     Field(18, "occlusion", "bins", "depth", 0, 0.25),
-    Field(19, "watermark", "threshold", "a watermark detector", 0, 1, thresholds=(0.5,)),
-    Field(20, "aesthetic", "threshold", "an aesthetic scorer", 0, 10, thresholds=(4.5, 5.5)),
+    Field(19, "watermark", "threshold", "watermark", 0, 1, thresholds=(0.5,)),
+    Field(20, "aesthetic", "threshold", "aesthetic", 0, 10, thresholds=(4.5, 5.5)),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 BY_ID = {field.id: field for field in FIELDS}
@@ -133,9 +138,21 @@ def caption_statistics(text: str) -> dict[str, float]:
     return {"caption_chars": len(text), "caption_words": len(text.split()), "caption_sentences": max(1, len(sentences))}
 
 
-_FROM_LABEL: dict[str, Callable[[Any], dict[str, float]]] = {
-    "caption": caption_statistics,
-    "human_poses": lambda people: {"human_count": len(people)},
+def _only_number(name: str) -> Callable[[Any], tuple[Numbers, Reasons]]:
+    return lambda vector: ({name: float(vector[0])}, {})
+
+
+# What each modality tells: label -> the numbers, and reasons for those that this label does not tell.
+_FROM_LABEL: dict[str, Callable[[Any], tuple[Numbers, Reasons]]] = {
+    "caption": lambda text: (caption_statistics(text), {}),
+    "human_poses": lambda people: ({"human_count": len(people)}, {}),
+    "sam_instance": lambda masks: ({"sam_count": len(masks)}, {}),
+    "det": from_boxes,
+    "semseg": from_classes,
+    "normal": from_normals,
+    "depth": from_depth,
+    "watermark": _only_number("watermark"),
+    "aesthetic": _only_number("aesthetic"),
 }
 
 
@@ -175,10 +192,10 @@ class Metadata(Labeler):
     """Every field whose inputs are there; the others are missing, each with its reason."""
 
     name = "metadata"
-    version = 1
+    version = 2
     backend = "pixels and labels (OpenCV)"
     produces = (METADATA,)
-    reads = ("caption", "human_poses")
+    reads = tuple(_FROM_LABEL)
     resources = Resources(cpu=1.0, batch=32)
 
     def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
@@ -187,14 +204,17 @@ class Metadata(Labeler):
 
 def describe(sample: Sample) -> dict[str, Any]:
     """The metadata of one sample: values by name, and reasons for the missing ones."""
-    known: dict[str, float] = _from_pixels(sample)
-    why: dict[str, str] = {}
+    known: Numbers = _from_pixels(sample)
+    absent: dict[str, str] = {}
+    why: Reasons = {}
     for modality, compute in _FROM_LABEL.items():
         label = sample.labels.get(modality, Null("not labelled"))
         if isinstance(label, Null):
-            why[modality] = f"no {modality}: {label.reason}"
+            absent[modality] = f"no {modality}: {label.reason}"
         else:
-            known |= compute(label)
+            numbers, reasons = compute(label)
+            known |= numbers
+            why |= reasons
     values = {f.name: known.get(f.name) for f in FIELDS}
-    reasons = {f.name: why.get(f.needs, f"needs {f.needs}") for f in FIELDS if values[f.name] is None}
-    return {"values": values, "reasons": reasons}
+    missing = [f for f in FIELDS if values[f.name] is None]
+    return {"values": values, "reasons": {f.name: why.get(f.name) or absent[f.needs] for f in missing}}

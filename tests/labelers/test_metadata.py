@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labelers.core.class_map import NUMBER_OF
+from labelers.core.coco import STUFF
+from labelers.core.depth_map import DepthMap
 from labelers.core.labeler import Sample
 from labelers.core.modality import LabelError, Null
+from labelers.core.scene_numbers import WALKABLE, from_depth
 from labelers.metadata import (
     BINS,
     BY_NAME,
@@ -119,12 +123,78 @@ def test_missing_inputs_leave_reasons_and_the_rest_is_there() -> None:
     assert label["values"]["original_width"] == 64
     assert label["values"]["caption_words"] is None
     assert label["reasons"]["caption_words"] == "no caption: no_caption"
-    assert label["reasons"]["walkability"] == "needs semseg"
+    assert label["reasons"]["walkability"] == "no semseg: not labelled"
     stored = pa.array([METADATA.encode(label)], METADATA.arrow).to_pylist()[0]
     assert METADATA.decode(stored) == label
     label["reasons"].pop("walkability")
     with pytest.raises(LabelError, match="without a reason"):
         METADATA.check(label)
+
+
+def everything() -> dict[str, object]:
+    """One label of each modality that metadata reads."""
+    classes = np.full((40, 64), NUMBER_OF["road"], np.uint8)
+    classes[:10], classes[10:20, :32], classes[20, :] = NUMBER_OF["sky-other-merged"], NUMBER_OF["car"], 0
+    normals = np.zeros((40, 64, 3), np.float32)
+    normals[:, :32, 2], normals[:, 32:, 0] = 1, 1
+    depth = np.full((224, 224), 2.0, np.float32)
+    depth[:, 112:] = 9.0
+    box = {"box": np.array([0, 0, 9, 9], np.float32), "score": 0.9}
+    return {
+        "caption": "A car. A road.", "human_poses": [{}], "sam_instance": [{}] * 7,
+        "det": [{**box, "label": "car"}, {**box, "label": "car"}, {**box, "label": "dog"}],
+        "semseg": classes, "normal": normals, "depth": DepthMap(depth, "metre"),
+        "watermark": np.array([0.7], np.float32), "aesthetic": np.array([5.0], np.float32),
+    }  # fmt: skip
+
+
+def test_every_field_from_its_own_input() -> None:
+    label = Metadata().label([sample(plain((9, 9, 9)), **everything())])[0]["metadata"]
+    METADATA.check(label)
+    values = label["values"]
+    assert label["reasons"] == {}
+    known = 40 * 64 - 64
+    assert values["walkability"] == pytest.approx((30 * 64 - 64 - 320) / known)
+    assert values["objectness"] == pytest.approx(320 / known)
+    assert values["geometric_complexity"] == pytest.approx(1 - np.sqrt(0.5))
+    assert values["occlusion"] == pytest.approx(2 / 224)  # a step is seen from both sides
+    wanted = {"semantic_diversity": 3, "coco_count": 3, "coco_diversity": 2, "sam_count": 7, "human_count": 1}
+    assert {name: values[name] for name in wanted} == wanted
+    assert (values["watermark"], values["aesthetic"]) == (pytest.approx(0.7), 5.0)
+
+
+@pytest.mark.parametrize("gone", [*everything()])
+def test_each_input_that_is_missing_costs_its_own_fields(gone: str) -> None:
+    labels = everything() | {gone: Null("the network was ill")}
+    label = Metadata().label([sample(plain((9, 9, 9)), **labels)])[0]["metadata"]
+    METADATA.check(label)
+    assert set(label["reasons"]) == {f.name for f in FIELDS if f.needs == gone}
+    assert set(label["reasons"].values()) == {f"no {gone}: the network was ill"}
+
+
+def test_a_map_of_mostly_nothing_says_nothing_about_the_scene() -> None:
+    classes = np.zeros((40, 64), np.uint8)
+    classes[:4] = NUMBER_OF["person"]
+    normals = np.zeros((40, 64, 3), np.float32)
+    depth = DepthMap(np.where(np.arange(64) < 60, np.nan, 1).astype(np.float32)[None].repeat(40, 0), "relative")
+    labels = everything() | {"semseg": classes, "normal": normals, "depth": depth}
+    reasons = Metadata().label([sample(plain((9, 9, 9)), **labels)])[0]["metadata"]["reasons"]
+    assert set(reasons) == {"walkability", "objectness", "semantic_diversity", "geometric_complexity", "occlusion"}
+    assert reasons["walkability"] == "semseg: 10 % of the pixels have a class"
+
+
+def test_occlusion_does_not_depend_on_size_or_scale() -> None:
+    y, x = np.mgrid[:60, :80]
+    depth = np.where((x - 40) ** 2 + (y - 30) ** 2 < 400, 1.0, 5.0).astype(np.float32)
+    first = from_depth(DepthMap(depth, "metre"))[0]["occlusion"]
+    large = from_depth(DepthMap(np.kron(depth, np.ones((4, 4), np.float32)) * 7, "relative"))[0]["occlusion"]
+    assert first == pytest.approx(large) and 0.01 < first < 0.1
+    assert from_depth(DepthMap(np.ones((1, 1), np.float32), "metre")) == ({"occlusion": 0.0}, {})
+    assert "too narrow" in from_depth(DepthMap(np.ones((1, 9000), np.float32), "metre"))[1]["occlusion"]
+
+
+def test_walkable_and_things_are_classes_and_none_is_both() -> None:
+    assert set(WALKABLE) <= set(STUFF)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (8, 8)])
