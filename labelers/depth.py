@@ -7,7 +7,6 @@ of Depth Anything says metres, and its config.json says that it does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,8 @@ class DepthAnything(NetworkLabeler):
     def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
         maps = self.batched([s.image for s in samples], lambda out: list(out.predicted_depth.float()))
         metric = getattr(self.network.config, "depth_estimation_type", "relative") == "metric"
-        return [{"depth": _label(m, s.image, metric)} for m, s in zip(maps, samples, strict=True)]
+        pairs = [(one.cpu().numpy(), sample.image) for one, sample in zip(maps, samples, strict=True)]
+        return [{"depth": label} for label in self.each(lambda pair: _label(*pair, metric), pairs)]
 
 
 class Dpt(DepthAnything):
@@ -54,9 +54,8 @@ class Dpt(DepthAnything):
     prepare = Preparation(384, 384, "squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _label(depth: Any, image: NDArray[np.uint8], metric: bool) -> Label | Null:
-    """A network's map, tensor (h, w), as a label at the image's resolution."""
-    values = depth.cpu().numpy()
+def _label(values: NDArray[np.float32], image: NDArray[np.uint8], metric: bool) -> Label | Null:
+    """A network's map (h, w) as a label at the image's resolution."""
     if not np.isfinite(values).all():
         return Null("the network gave values that are not finite")
     size = (image.shape[1], image.shape[0])

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labelers.core.labeler import Labeler
+from labelers.core.labeler import Labeler, Licence
 from labelers.core.registry import all_labelers
 from labelers.core.weights import parse
 from pipeline.dataset import Dataset
 from pipeline.records import recipe_id
 
-OTHERS = "weights: those of the file that the configuration names"
+OTHERS = "of the file that the configuration names"
 
 
 def terms(cls: type[Labeler]) -> str:
     """'code MIT, weights CC-BY-NC-4.0, NOT for commercial use'"""
-    found = f"code {cls.licence.code}, weights {cls.licence.weights}"
-    return found if cls.licence.commercial else f"{found}, NOT for commercial use"
+    return _words(cls.licence)
+
+
+def _words(licence: Licence) -> str:
+    found = f"code {licence.code}, weights {licence.weights}"
+    return found if licence.commercial else f"{found}, NOT for commercial use"
 
 
 def own_weights(cls: type[Labeler], weights: Mapping[str, str]) -> bool:
@@ -30,20 +35,23 @@ def _origin(url: str) -> tuple[str, str, str]:
     return parsed.scheme, parsed.name, parsed.member
 
 
-def terms_of(recipe: Mapping[str, Any]) -> str:
-    """The terms of labels made by a recipe; '' for a labeler that is not installed here.
+def licence_of(recipe: Mapping[str, Any]) -> Licence | None:
+    """The licences of labels made by a recipe; None for a labeler that is not installed here.
 
-    Weights that the configuration put in the place of the labeler's own are under terms that only their file's owner
-    knows, and the text says so.
+    Weights that the configuration put in the place of the labeler's own are under terms that only their owner knows, and
+    the answer says so.
     """
     cls = all_labelers().get(str(recipe["labeler"]))
     if cls is None:
-        return ""
+        return None
     urls = {slot: str(weight["url"]) for slot, weight in recipe["weights"].items() if slot not in cls.sources}
-    if own_weights(cls, urls):
-        return terms(cls)
-    limit = "" if cls.licence.commercial else ", NOT for commercial use"
-    return f"code {cls.licence.code}, {OTHERS}{limit}"
+    return cls.licence if own_weights(cls, urls) else dataclasses.replace(cls.licence, weights=OTHERS)
+
+
+def terms_of(recipe: Mapping[str, Any]) -> str:
+    """`licence_of` in words; '' where it is None."""
+    licence = licence_of(recipe)
+    return "" if licence is None else _words(licence)
 
 
 def first_uses(ds: Dataset, recipes: Sequence[Mapping[str, Any]]) -> list[str]:

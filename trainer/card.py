@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.cards.data_card import licence_of
 from pipeline.dataset import Dataset
+from pipeline.licences import licence_of
 
 CARD = "README.md"
 
@@ -53,7 +53,7 @@ def _row(ds: Dataset, stream: Mapping[str, Any], recipe: str | None) -> tuple[An
         for name, read in [*made["reads"].items(), *made["params"].get("computed", {}).items()]:
             source = ds.recipe(read)
             maker = str(source["backend"]) if name != "rgb" or maker == "-" else maker
-            if terms := licence_of(source["labeler"]):
+            if terms := licence_of(source):
                 licences, restricted = f"{terms.code} / {terms.weights}", not terms.commercial
     cells = (stream["name"], stream["kind"], stream["vocab"], stream["length"], maker, licences, f"`{recipe or '-'}`")
     return (*(str(cell).replace("|", "\\|") for cell in cells), restricted)

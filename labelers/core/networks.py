@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+U = TypeVar("U")
+THREADS = 4  # of the processor, for one GPU's images
 COMPUTED = r".*\.(num_batches_tracked|position_ids|relative_position_index)"  # tables that older files lack, made anew
 TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 
@@ -159,9 +162,16 @@ class NetworkLabeler(Labeler):
         with torch.inference_mode():
             return read(self.run(self.pixels(batch)))
 
+    def each(self, work: Callable[[U], T], items: Sequence[U]) -> list[T]:
+        """`work` on each item, in order; in threads beside a GPU, which would wait for one core's resizing otherwise."""
+        if self.device.type != "cuda" or len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(THREADS, len(items))) as pool:
+            return list(pool.map(work, items))
+
     def batched(
         self, images: Sequence[NDArray[np.uint8]], read: Callable[[Any], Sequence[T]], full: bool = False
     ) -> list[T]:
         """One result for each image of any size: resized, grouped by size, run, and `read` from the network's output."""
-        prepared = [self.preparation.resized(image) for image in images]
+        prepared = self.each(self.preparation.resized, images)
         return in_batches(prepared, lambda batch: self.forward(batch, read), self.step, full)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labelers.core.labeler import Licence
-from labelers.core.registry import all_labelers, all_modalities
+from labelers.core.registry import all_modalities
 from pipeline.cards.croissant import croissant
 from pipeline.dataset import Dataset
+from pipeline.licences import licence_of
 from pipeline.records import canonical_json
 from pipeline.status import status
 
@@ -31,12 +31,6 @@ def write_cards(ds: Dataset) -> list[str]:
     return changed
 
 
-def licence_of(labeler: str) -> Licence | None:
-    """The licences of what made a modality; None for labelers this program does not have."""
-    cls = all_labelers().get(labeler)
-    return cls.licence if cls else None
-
-
 def data_card(found: Mapping[str, Any]) -> str:
     """Markdown. found: what `status` says."""
     from huggingface_hub import DatasetCardData
@@ -48,7 +42,7 @@ def data_card(found: Mapping[str, Any]) -> str:
     )  # fmt: skip
     labels = {n: m for n, m in found["modalities"].items() if not n.startswith("tok_")}
     tokens = {n: m for n, m in found["modalities"].items() if n.startswith("tok_")}
-    restricted = sorted(n for n, m in labels.items() if (terms := licence_of(m["labeler"])) and not terms.commercial)
+    restricted = sorted(n for n, m in labels.items() if (terms := licence_of(m)) and not terms.commercial)
     parts = [
         f"---\n{head.to_yaml().strip()}\n---\n\n# {found['name']}\n",
         f"{found['samples']} images in {found['shards']} shards, aligned in every modality: shard k of each holds the same "
@@ -76,7 +70,7 @@ def _table(labels: Mapping[str, Any], samples: int) -> str:
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     known = all_modalities()
     for name, m in labels.items():
-        terms = licence_of(m["labeler"])
+        terms = licence_of(m)
         licences = f"{terms.code} / {terms.weights}" if terms else "of the source"
         weights = ", ".join(f"`{w['sha256'][:12]}`" for w in m["weights"].values()) or "-"
         about = known[name].about if name in known else "the source image, upright, 8-bit RGB" if name == "rgb" else ""

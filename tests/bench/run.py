@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import cloud, engine, generation, labels, learning, scale, tokenizers, tokens
+from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ BENCHES: dict[str, Bench] = {
     "bucket": cloud.bucket,
     "tokenize": tokens.overhead,
     "labels": labels.against_truth,
+    "networks": networks.on_gpu,
 }
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from labelers.core.networks import load
 from labelers.core.pixels import Preparation, in_batches, square
+from labelers.depth import DepthAnything
 from tests.labelers import tiny
 
 
@@ -139,3 +140,13 @@ def test_resizing_is_pillows() -> None:
     image = tiny.photo((40, 50))
     wanted = Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.array_equal(Preparation(32, 32, resample=2).resized(image), np.asarray(wanted))
+
+
+def test_threads_beside_a_gpu_keep_the_order(tmp_path: Path) -> None:
+    import torch
+
+    labeler = tiny.ready(DepthAnything, tiny.depth_anything(tmp_path))
+    plain = labeler.each(lambda i: i * 2, range(9))
+    labeler.device = torch.device("cuda")  # only its name is looked at
+    assert labeler.each(lambda i: i * 2, range(9)) == plain == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert labeler.step == labeler.resources.batch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +57,24 @@ def ready(cls: type[Labeler], folder: Path, **params: Any) -> Any:
     return labeler
 
 
+def seeded(build: Callable[..., Path]) -> Callable[..., Path]:
+    """The same random weights in every run and order of tests."""
+
+    @functools.wraps(build)
+    def run(*args: Any, **kwargs: Any) -> Path:
+        import torch
+
+        torch.manual_seed(0)
+        return build(*args, **kwargs)
+
+    return run
+
+
 def names(classes: tuple[str, ...]) -> dict[str, Any]:
     return {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
 
 
+@seeded
 def depth_anything(folder: Path, **config: Any) -> Path:
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
@@ -75,6 +91,7 @@ def depth_anything(folder: Path, **config: Any) -> Path:
     return save(network, folder, prepare)
 
 
+@seeded
 def dpt(folder: Path) -> Path:
     from transformers import DPTConfig, DPTForDepthEstimation
 
@@ -98,6 +115,7 @@ def _resnet(kind: Any, **config: Any) -> Any:
     return kind(embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", **config)
 
 
+@seeded
 def rt_detr(folder: Path) -> Path:
     from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 
@@ -120,6 +138,7 @@ def rt_detr(folder: Path) -> Path:
     return save(network, folder, {"size": {"height": 64, "width": 64}, "do_normalize": False, "resample": 2})
 
 
+@seeded
 def detr(folder: Path) -> Path:
     from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
@@ -142,6 +161,7 @@ def detr(folder: Path) -> Path:
     return save(network, folder, {"size": {"shortest_edge": 64, "longest_edge": 100}, "resample": 2})
 
 
+@seeded
 def mask2former(folder: Path, classes: tuple[str, ...] = PANOPTIC) -> Path:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 

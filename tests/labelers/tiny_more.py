@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.labelers.tiny import save
+from tests.labelers.tiny import save, seeded
 
 WORDS = tuple("a man in dark coat looks through camera on tripod . two cats sleep the red cup and".split())  # noqa: SIM905
 
 
+@seeded
 def clip(folder: Path) -> Path:
     """The whole CLIP, texts too, as the hub has it."""
     from transformers import CLIPConfig, CLIPModel
@@ -23,6 +24,7 @@ def clip(folder: Path) -> Path:
     return save(CLIPModel(config), folder)
 
 
+@seeded
 def dinov2(folder: Path) -> Path:
     from transformers import Dinov2Config, Dinov2Model
 
@@ -32,6 +34,7 @@ def dinov2(folder: Path) -> Path:
     return save(Dinov2Model(config), folder)
 
 
+@seeded
 def tips(folder: Path) -> Path:
     from transformers import Tipsv2DptConfig, Tipsv2DptForDensePrediction
 
@@ -47,6 +50,7 @@ def tips(folder: Path) -> Path:
     )
 
 
+@seeded
 def vitpose(folder: Path, experts: int = 1, joints: int = 17) -> Path:
     from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 
@@ -77,6 +81,7 @@ def _tokenizer(folder: Path, ends: str) -> None:
     ).save_pretrained(folder)
 
 
+@seeded
 def blip(folder: Path) -> Path:
     from transformers import BlipConfig, BlipForConditionalGeneration
 
@@ -89,6 +94,7 @@ def blip(folder: Path) -> Path:
     return folder
 
 
+@seeded
 def t5(folder: Path) -> Path:
     """Encoder and decoder, as the hub has it; only the encoder is loaded."""
     from transformers import T5Config, T5ForConditionalGeneration
@@ -102,6 +108,7 @@ def t5(folder: Path) -> Path:
     return folder
 
 
+@seeded
 def sam2(folder: Path) -> Path:
     from transformers import Sam2Config, Sam2Model
 

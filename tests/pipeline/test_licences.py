@@ -29,10 +29,7 @@ def test_terms_follow_the_weights() -> None:
     later = "hf:openai/clip-vit-base-patch16@" + "ab" * 20 + "#sha256=" + "0" * 64
     assert own_weights(Clip, {"model": later})
     assert terms_of(recipe("clip", model=later)) == terms(Clip)
-    assert (
-        terms_of(recipe("clip", model="file:mine"))
-        == "code MIT, weights: those of the file that the configuration names"
-    )
+    assert terms_of(recipe("clip", model="file:mine")) == "code MIT, weights of the file that the configuration names"
     assert terms_of(recipe("imagebind", checkpoint="file:mine")) == terms(Imagebind)
     assert terms_of(recipe("nobody")) == ""
 
