@@ -15,7 +15,7 @@ import torch
 from pipeline.errors import ConfigError
 from trainer import checkpoint
 from trainer.generate.context import Rows, Shown
-from trainer.generate.decoding import Decoding, Part, check_ids, check_tokens
+from trainer.generate.decoding import Decoding, Part, check_ids, check_tokens, check_values
 from trainer.generate.grid import decode_grid
 from trainer.generate.guidance import Pass, passes
 from trainer.generate.sampling import Head, Noise, Picker
@@ -64,11 +64,12 @@ class Predictor:
     ) -> Ids | list[Ids]:  # fmt: skip
         """Tokens of `target` for a batch of samples.
 
-        given: stream -> for each sample its uint16 tokens, a Part of them, or None where it lacks them; the target's
-        own are not looked at. parts: what is known of each sample's target. prompts: how each sample's sequence begins.
-        keys: a name of each sample (and variant), from which with the seed its noise is drawn; all the same where None.
-        allowed: ids that may be written, all where None. most: tokens of a sequence at most. Returns uint16 (B,
-        tokens), or for sequences a list of ragged uint16 arrays without [SOS] and [EOS].
+        given: stream -> for each sample its uint16 tokens, a Part of them, or None where it lacks them; of value
+        streams float vectors (L, width). The target's own are not looked at. parts: what is known of each sample's
+        target. prompts: how each sample's sequence begins. keys: a name of each sample (and variant), from which with
+        the seed its noise is drawn; all the same where None. allowed: ids that may be written, all where None. most:
+        tokens of a sequence at most. Returns uint16 (B, tokens), or for sequences a list of ragged uint16 arrays
+        without [SOS] and [EOS].
         ConfigError for unknown streams, ids outside a vocabulary, and another number of them than a sample has.
         """
         index, stream = self.stream(target)
@@ -116,6 +117,11 @@ class Predictor:
             index, stream = self.stream(name)
             for row, ids in zip(rows, samples, strict=True):
                 if ids is None:
+                    continue
+                if stream.values and not isinstance(ids, Part):
+                    check_values(stream, ids)
+                    places = np.arange(len(ids))
+                    row.append((name, Shown(index, places, places, np.asarray(ids, np.float32))))
                     continue
                 part = ids if isinstance(ids, Part) else Part(ids, np.ones(len(ids), bool))
                 check_tokens(stream, np.where(part.known, part.ids, 0))

@@ -118,6 +118,7 @@ def run_evaluate(
     from PIL import Image
 
     from pipeline.cli.console import bars, table
+    from pipeline.cli.pages import keep_page
     from pipeline.dataset import Dataset
     from pipeline.gallery.sheet import render_sheet
     from trainer.checkpoint import MODEL
@@ -148,13 +149,15 @@ def run_evaluate(
         ("decoding", json.dumps(options or {})),
         ("variants", str(variants)),
     ]
-    path = Path(out) if out else Path(config.root) / "evaluation.html"
-    render_sheet(sheet_of(found, about), path)
-    chart, report = plot(found), {**found.to_json(), "about": dict(about), "page": str(path.absolute())}
+    sheet, chart = sheet_of(found, about), plot(found)
+    report = {**found.to_json(), "about": dict(about)}
+    report["page"] = keep_page(ds, "evaluation.html", out, lambda path: render_sheet(sheet, path))
+    beside = {end: str(Path(out).with_suffix(end)) if out else None for end in (".png", ".json")}
     if chart is not None:
-        Image.fromarray(chart).save(path.with_suffix(".png"))
-        report["plot"] = str(path.with_suffix(".png").absolute())
-    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        picture = Image.fromarray(chart)
+        report["plot"] = keep_page(ds, "evaluation.png", beside[".png"], lambda path: picture.save(path, "PNG"))
+    text = json.dumps(report, indent=1) + "\n"
+    keep_page(ds, "evaluation.json", beside[".json"], lambda path: path.write_text(text, encoding="utf-8"))
     lines = [
         (
             row["task"] or f"{row['modality']} {row['score']}",

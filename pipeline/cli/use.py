@@ -79,6 +79,7 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", help="Of the noise.")] = 0,
     model: ModelName = None, out: Out = None,
     write: Annotated[bool, typer.Option(help="Write label shards: a recipe of their own, never current.")] = True,
+    tour: Annotated[bool, typer.Option("--tour", help="One page of what steers the model; needs no --to.")] = False,
     assign: Assign = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Generate modalities from any others, or from parts of themselves, as label shards and a page."""
@@ -87,6 +88,9 @@ def generate(
         "top_p": top_p, "guidance": guidance, "weights": pairs(weight, "--weight"), "seed": seed,
     }  # fmt: skip
     config = settings(target, assign)
+    if tour:
+        print(run_tour(config, rows, sample or [], seed, model, out))
+        return
     report = run_generate(
         config, listed(sources), listed(to), pairs(given, "--given"), common, special or [], chain=chain, as_written=as_written,
         dense=dense, rows=rows, samples=sample or [], view=view, variants=variants, model=model,
@@ -136,3 +140,19 @@ def run_generate(
     if made:
         err.print("  Not current; `manymodal promote` makes one so.", markup=False)
     return {"samples": len(spots), "recipes": [f"{m}@{r}" for m, r in made], "page": where}
+
+
+def run_tour(
+    config: Any, rows: int = 4, samples: list[str] | None = None, seed: int = 0, model: str | None = None,
+    out: str | None = None,
+) -> str:  # fmt: skip
+    """Write the page of what steers the model; where it is."""
+    from pipeline.cli.pages import keep_page
+    from pipeline.gallery.sheet import render_sheet
+    from trainer.generate.order import pick_spots
+    from trainer.generate.tour import tour
+
+    name, ds, predictor = model_of(config, model)
+    spots = pick_spots(ds, config.tokens.holdout, rows, samples or [])
+    sheet = tour(ds, predictor, name, spots, seed, config.tokens.seed)
+    return keep_page(ds, "generated-tour.html", out, lambda path: render_sheet(sheet, path))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens
+from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens, using
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ BENCHES: dict[str, Bench] = {
     "tokenize": tokens.overhead,
     "labels": labels.against_truth,
     "networks": networks.on_gpu,
+    "using": using.using,
 }
 
 

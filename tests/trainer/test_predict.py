@@ -125,9 +125,9 @@ def test_each_round_sees_what_the_rounds_before_revealed(predictor: Predictor, m
     seen: list[int] = []
     encode = predictor.model.encode
 
-    def watched(*arrays: torch.Tensor) -> Any:
+    def watched(*arrays: torch.Tensor, **more: Any) -> Any:
         seen.append(int(arrays[3].sum()))
-        return encode(*arrays)
+        return encode(*arrays, **more)
 
     monkeypatch.setattr(predictor.model, "encode", watched)
     predictor.predict(

@@ -17,11 +17,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shown:
-    """Tokens of one stream that one sample shows. index: of the stream; places: positions in it; ids: the tokens there."""
+    """Tokens of one stream that one sample shows. index: of the stream; places: positions in it; ids: the tokens there.
+
+    values: of a value stream, float32 (L, width); ids are then rows of it.
+    """
 
     index: int
     places: npt.NDArray[np.integer]
     ids: npt.NDArray[np.integer]
+    values: npt.NDArray[np.float32] | None = None
 
 
 Rows = Sequence[Sequence[Shown]]  # one list a sample
@@ -38,4 +42,18 @@ def encode(model: Model, rows: Rows, device: torch.device) -> tuple[Tensor, Tens
             part = slice(at, at + len(shown.ids))
             ids[r, part], stream[r, part], pos[r, part], mask[r, part] = shown.ids, shown.index, shown.places, True
             at += len(shown.ids)
-    return model.encode(*(torch.from_numpy(a).to(device) for a in (ids, stream, pos, mask)))
+    arrays = (torch.from_numpy(a).to(device) for a in (ids, stream, pos, mask))
+    return model.encode(*arrays, values=_values(model, rows, device))
+
+
+def _values(model: Model, rows: Rows, device: torch.device) -> dict[str, Tensor] | None:
+    """(B, L, width) of each value stream that a sample shows, zero where one shows fewer; None where none does."""
+    found: dict[str, Tensor] = {}
+    for r, row in enumerate(rows):
+        for shown in row:
+            if shown.values is not None:
+                s = model.streams[shown.index]
+                if s.name not in found:
+                    found[s.name] = torch.zeros(len(rows), s.length, s.width, device=device)
+                found[s.name][r, : len(shown.values)] = torch.from_numpy(shown.values).to(device)
+    return found or None

@@ -75,6 +75,17 @@ def check_tokens(stream: Stream, ids: npt.NDArray[np.integer]) -> None:
     check_ids(stream, ids)
 
 
+def check_values(stream: Stream, values: npt.NDArray[np.floating]) -> None:
+    """ConfigError where vectors of a value stream (patches, embeddings) are not (L, width), finite."""
+    exact = stream.kind == "patches"
+    fits = values.ndim == 2 and values.shape[1] == stream.width
+    if not fits or (len(values) != stream.length if exact else len(values) > stream.length):
+        most = "" if exact else "at most "
+        raise ConfigError(f"{stream.name}: {values.shape} where a sample has {most}({stream.length}, {stream.width})")
+    if not np.isfinite(values).all():
+        raise ConfigError(f"{stream.name}: has numbers that are not finite")
+
+
 def check_ids(stream: Stream, ids: npt.NDArray[np.integer]) -> None:
     """ConfigError for an id outside the vocabulary."""
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < stream.vocab:

@@ -18,6 +18,7 @@ from trainer.checkpoint import MODEL
 from trainer.generate.chain import Made, Request, run_chain
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.given import region, sequence_part
+from trainer.generate.palettes import whole_palettes
 from trainer.generate.write import checked, modality_of, recipe_for, write_shard
 from trainer.lexicon import Lexicon
 from trainer.predict import Predictor
@@ -132,9 +133,29 @@ class Job:
 
     def labels(self, target: str, results: Sequence[Result], variant: int = 0) -> list[Label | Null]:
         """Labels of one target, checked: a Null where there is none."""
-        decoded = self.lexicon.decode(target, [r.tokens[variant][target] for r in results])
+        decoded = self._palettes(target, results, variant) or self.lexicon.decode(
+            target, [r.tokens[variant][target] for r in results]
+        )
         modality = modality_of(self.lexicon.spec(target).modality)
         return [checked(modality, label, r.reasons[target]) for label, r in zip(decoded, results, strict=True)]
+
+    def _palettes(self, target: str, results: Sequence[Result], variant: int) -> list[Label | Null | None]:
+        """Palettes of every size; empty where the target is something else, or a part of its one palette was given."""
+        if self.lexicon.spec(target).content != "color_palette" or target in self.order.given:
+            return []
+        request = self.order.request
+        before = request.targets[: request.targets.index(target)] if request.chain else ()
+        made = [i for i, r in enumerate(results) if r.tokens[variant][target] is not None]
+        names = [n for n in (results[0].shown if results else {}) if n not in request.targets]
+        given = {n: [results[i].shown[n] for i in made] for n in names}
+        given |= {n: [results[i].tokens[variant][n] for i in made] for n in before}
+        keys = [f"{results[i].id}:{self.order.view}:{variant}" for i in made]
+        found: list[Label | Null | None] = [None] * len(results)
+        for i, label in zip(
+            made, whole_palettes(self.predictor, target, given, request.how[target], keys), strict=True
+        ):
+            found[i] = label
+        return found
 
     def recipes(self, spots: Sequence[Spot]) -> dict[str, dict[str, Any]]:
         """The recipe of each target: all that decides its labels, the samples that were asked for among it."""

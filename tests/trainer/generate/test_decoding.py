@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from tests.trainer.corpus import FIRST_WORD, STREAMS, TEXT_VOCAB, lively_model, tokens_of
+from tests.trainer.corpus import FIRST_WORD, STREAMS, TEXT_VOCAB, lively_model, tiny_model, tokens_of
 from tests.trainer.generate import naive
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.guidance import Pass, passes
 from trainer.generate.text import assemble, has_gaps, hint
 from trainer.predict import Predictor
-from trainer.streams import SENTINEL
+from trainer.streams import SENTINEL, Stream
 
 NAMES = [s.name for s in STREAMS]
 RGB, EDGES, CAPTION, METADATA = (NAMES.index(f"tok_{n}") for n in ("rgb", "canny_edge", "caption", "metadata"))
@@ -173,6 +173,31 @@ def test_random_order_runs_the_decoder_where_it_will_write(
 def test_the_context_of_a_text_is_computed_once(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     encode = predictor.model.encode
-    monkeypatch.setattr(predictor.model, "encode", lambda *a: (calls.append(1), encode(*a))[1])
+    monkeypatch.setattr(predictor.model, "encode", lambda *a, **k: (calls.append(1), encode(*a, **k))[1])
     predictor.predict({"tok_rgb": [tokens_of("tok_rgb", 1, 0)]}, "tok_caption", Decoding(guidance=2.0), allowed=WORDS)
     assert len(calls) == 2, "once with and once without what is given"
+
+
+def test_vectors_are_given_like_tokens() -> None:
+    """Streams that are input only: pixels in patches, and embeddings of any length."""
+    pixels = Stream("rgb", "patches", 0, 4, (2, 2), width=12)
+    words = Stream("t5_caption", "embedding", 0, 3, width=5)
+    random = Predictor(tiny_model([*STREAMS, pixels, words]), {})
+    rng = np.random.default_rng(0)
+    patches, text = rng.normal(size=(2, 4, 12)).astype(np.float32), rng.normal(size=(2, 5)).astype(np.float32)
+    given = {"rgb": patches, "t5_caption": [text, None], "tok_canny_edge": [EDGE_TOKENS, EDGE_TOKENS]}
+    heat = Decoding(temperature=1.0, steps=2)
+    found = random.predict(given, "tok_rgb", heat)
+    alone = random.predict({n: [v[1]] for n, v in given.items()}, "tok_rgb", heat)
+    assert np.array_equal(found[1], alone[0])
+    for name in ("rgb", "t5_caption"):
+        without = random.predict({n: v for n, v in given.items() if n != name}, "tok_rgb", heat)
+        assert not np.array_equal(found[0], without[0]), f"{name} is seen"
+    for bad, says in (
+        (np.zeros((3, 12)), r"\(3, 12\) where a sample has \(4, 12\)"),
+        (np.full((4, 12), np.nan), "not finite"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            random.predict({"rgb": [bad]}, "tok_rgb")
+    with pytest.raises(ConfigError, match="rgb: the model never learned to predict it"):
+        random.require_target("rgb")

@@ -13,7 +13,7 @@ from labelers.core.modality import Null
 from labelers.core.registry import all_modalities
 from pipeline.care.verify import verify
 from pipeline.cli.care import reader_of
-from pipeline.cli.use import run_generate
+from pipeline.cli.use import run_generate, run_tour
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, number_of
@@ -161,3 +161,19 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(trained: Path) -> None:
     with pytest.raises(ConfigError, match=r"trained on tok_canny_edge@\w+, .* of another tokenizer"):
         generate(trained, ["rgb"], ["canny_edge"], rows=1, write=False)
     generate(trained, ["rgb"], ["caption"], rows=1, write=False)
+
+
+def test_palettes_have_every_size(trained: Path) -> None:
+    ds = Dataset.open(str(trained))
+    ref = generate(trained, ["caption"], ["canny_edge", "color_palette"], rows=0, temperature=1.0)["recipes"][1]
+    labels = made(ds, *ref.split("@"))
+    assert len(labels) == 8, "the one without a caption has none"
+    assert [[len(palette) for palette in label] for label in labels] == [[1, 2, 3, 4, 5, 6, 7]] * 8
+    assert verify(ds, reader_of) == []
+
+
+def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
+    page = Path(run_tour(config_of(trained), rows=1)).read_text()
+    for words in ("Guidance: rgb from caption", "Palettes: rgb from canny_edge", "brightness 220", "centre given"):
+        assert words in page
+    assert page.count("generated</small>") == 4 + 4 + 3 + 4, "chaining needs an embedding that this data set has not"
