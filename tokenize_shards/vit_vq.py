@@ -26,12 +26,14 @@ from tokenize_shards.fitting import Budget, Loop, Schedule, pick_device, usage
 from tokenize_shards.source import Source, as_source
 from tokenize_shards.tokenizer import FitError, FitReport, Progress, Tokenizer
 from tokenize_shards.vit_vq_network import Network, ViTVQConfig
-from tokenize_shards.world import Worker, this_worker
+from tokenize_shards.world import Worker, first_of, this_worker
 
 _START_ROWS = 65536  # patches for k-means at most
 _START_VIEWS = 1600  # views that start values may look at
 _WATCHED = 24  # views on which the best state is chosen
 _EVALUATED = 256  # views whose tokens are counted for the codebook's use
+_VISITS = 160  # patches a code sees while the codebook settles, at most
+_SETTLED = 0.6  # and the share of a budget of seconds at which it must have
 _LATER_LR = 0.3  # learning rate of the stage at several resolutions, as a share of the first one's
 _STAGES = {"sizes": 0.2, "diffusion": 0.4}  # shares of the budget, where there are such stages
 
@@ -101,7 +103,7 @@ class ViTVQ(Tokenizer):
         network = self._made()
         found = state.load(stage) if state else None
         if stage == "fit" and found is None:
-            self._start(some, seed)
+            self._start(budget, source, some, seed)
         # A short fit on few photos can end worse than its start values; the best state seen is kept.
         watched = self.content.to_tensor(some[:: max(1, len(some) // _WATCHED)][:_WATCHED]).to(self.device)
         if watched.shape[-1] != self.spec.resolution:
@@ -174,7 +176,11 @@ class ViTVQ(Tokenizer):
         used, perplexity = usage(seen.reshape(-1, 1), self.vocab)
         return FitReport(self.kind, done, seconds, losses, metrics, used, perplexity)
 
-    def _start(self, some: np.ndarray, seed: int) -> None:
+    def _start(self, budget: Budget, source: Source, some: np.ndarray, seed: int) -> None:
+        """Start values: principal components, k-means, then k-means that goes on over fresh crops, then least squares.
+
+        On a budget of minutes this is where most of the quality comes from; see README, "Fitting tokenizers".
+        """
         network = self._made()
         assert self.tokens is not None
         wanted = min(_START_ROWS, max(8 * self.vocab, 8192))
@@ -184,7 +190,18 @@ class ViTVQ(Tokenizer):
         batches: list[Tensor] = []
         while sum(len(x) for x in batches) * self.tokens < enough:
             batches.append(next(views))
-        network.start(batches, enough, self.spec.batch * self.tokens * this_worker().size, seed)
+        together = self.spec.batch * self.tokens * this_worker().size
+        network.start(batches, enough, together, seed)
+        if self.spec.codebook == "cosine":
+            network.train()
+            fresh = self._views(source, seed, "fit")
+            most, until = _VISITS * self.vocab // together, 1.0 if budget.steps else _SETTLED
+            for done in range(most):
+                if first_of(budget.share(done), self.device) >= until:
+                    break
+                network.settle(next(fresh))
+            fresh.close()
+        network.solve(batches)
 
     def _views(
         self, source: Source, seed: int, stage: str, found: Snapshot | None = None, worker: Worker | None = None

@@ -22,7 +22,7 @@ from tokenize_shards.codebook import FSQ_LEVELS, Codebook, Fsq
 from tokenize_shards.patches import patchify, pca, start_at_zero, unpatchify
 
 HEIGHT = 2.0  # of the plane of linear latents whose mean squared score is 1; higher is closer to Euclidean
-_SOLVED_ROWS = 32768  # patches for the least squares of the linear decoder
+_SOLVED_ROWS = 65536  # patches for the least squares of the linear decoder
 
 
 @dataclass(frozen=True)
@@ -202,11 +202,10 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def start(self, views: Sequence[Tensor], rows: int, batch: int, seed: int) -> None:
-        """Linear paths and codebook from batches of views (n, channels, H, W): principal components, k-means of `rows`
-        patches, least squares.
+        """Linear encoder and codebook from batches of views (n, channels, H, W): principal components, k-means of `rows`
+        patches. `solve` makes the decoder.
         """
-        cut = [patchify(x, self.patch) for x in views]
-        every = torch.cat([x.flatten(0, 1) for x in cut])
+        every = torch.cat([patchify(x, self.patch).flatten(0, 1) for x in views])
         pick = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:rows]
         chosen = every[pick.to(every.device)]
         del every
@@ -222,10 +221,16 @@ class Network(nn.Module):
         if self.cosine:
             self.encoder_line.bias[0] = HEIGHT
         self.codebook.start(self.encoder_line(chosen)[:, None], batch, seed)
-        self._solve(cut)
 
-    def _solve(self, cut: Sequence[Tensor]) -> None:
-        """The linear decoder by least squares from codes in their places; cut: patches (n, tokens, cells)."""
+    @torch.no_grad()
+    def settle(self, x: Tensor) -> None:
+        """Let the codebook follow views by its moving averages alone: k-means that goes on, on other crops."""
+        self.codebook(self.encoder_line(patchify(x, self.patch)).reshape(-1, 1, self.latent))
+
+    @torch.no_grad()
+    def solve(self, views: Sequence[Tensor]) -> None:
+        """The linear decoder by least squares, from the codes of views (n, channels, H, W) in their places."""
+        cut = [patchify(x, self.patch) for x in views]
         wide = 9 * self.scores + 1
         left, right = (
             torch.zeros(wide, wide, dtype=torch.float64),
