@@ -156,10 +156,6 @@ class Tower(nn.Module):
 class Network(nn.Module):
     """Encoder, codebook and decoder of a config. Images are (n, channels, H, W), with the channels of the content."""
 
-    # Adam moves a weight by the learning rate whatever its size. The linear paths are small and already right, and a head
-    # that all move at once would throw the picture, or the latents, further than fitting then brings them back.
-    gentle = {"encoder_line": 0.02, "decoder_line": 0.02, "encoder.head": 0.03, "decoder.head": 0.1}
-
     def __init__(self, config: ViTVQConfig, channels: int) -> None:
         super().__init__()
         self.patch, self.channels = config.patch, channels
@@ -174,10 +170,19 @@ class Network(nn.Module):
             self.latent = len(FSQ_LEVELS[config.vocab])
             self.codebook = Fsq(FSQ_LEVELS[config.vocab])
         size = SIZES[config.size]
+        # Adam moves a weight by the learning rate whatever its size. The linear paths are small and already right, and a
+        # head whose weights all move at once throws the picture, or the latents, further than a short fit brings them
+        # back. Latents that move leave their codes behind, so where fits are short the encoder hardly moves at all.
+        slow = 0.0005 if size.local else 0.01
+        self.gentle = {
+            "encoder_line": slow, "encoder.head": 6 * slow, "decoder_line": 0.02, "decoder.head": 0.3 if size.local else 0.1
+        }  # fmt: skip
         self.encoder = Tower(cells, self.latent, self.side, size)
         self.encoder_line = nn.Linear(cells, self.latent)
-        self.decoder = Tower(self.latent, cells, self.side, size)
         self.scores = self.latent - 1 if self.cosine else self.latent
+        # Scores are about 1 / HEIGHT all together; a network that has to tell them apart wants about 1 each.
+        self.spread = HEIGHT * self.scores**0.5 if self.cosine else 1.0
+        self.decoder = Tower(self.scores, cells, self.side, size)
         self.decoder_line = nn.Conv2d(self.scores, cells, 3, padding=1)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -198,7 +203,9 @@ class Network(nn.Module):
         side = side or self.side
         codes = codes.reshape(-1, side**2, self.latent)
         line = self.decoder_line(self.grid(codes, side)).flatten(2).transpose(1, 2)
-        return unpatchify((line + self.decoder(codes)).float(), self.patch, self.channels, side, side)
+        return unpatchify(
+            (line + self.decoder(self.spread * self.flat(codes))).float(), self.patch, self.channels, side, side
+        )
 
     @torch.no_grad()
     def start(self, views: Sequence[Tensor], rows: int, batch: int, seed: int) -> None:
