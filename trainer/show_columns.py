@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from labelers.core.registry import all_modalities
 from labelers.core.show import Cell, Picture, Words
 from pipeline.dataset import Dataset
 from pipeline.gallery.page import CellTriple
-from tokenize_shards import grammar, grammar_people
+from tokenize_shards import grammar
+from tokenize_shards.frame import as_seen
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.sequence import SIDE, SequenceTokenizer
@@ -31,6 +31,7 @@ from trainer.predict import Predictor
 Key = tuple[int, int]  # (shard, row)
 RGB = "tok_rgb"
 ROUNDS = 6
+WHOLE = ("color_palette", "caption", "metadata")  # contents that no view cuts: the whole label is shown
 SHOWN_VIEW = int(SIDE)
 Tokens = dict[Key, np.ndarray | None]
 
@@ -52,7 +53,7 @@ class Columns:
     """Reads, decodes and predicts for the chosen photos. predictor: None where nothing is trained."""
 
     def __init__(self, ds: Dataset, photos: Sequence[Photo], seed: int, predictor: Predictor | None) -> None:
-        self.ds, self.photos, self.predictor = ds, list(photos), predictor
+        self.ds, self.photos, self.predictor, self.seed = ds, list(photos), predictor, seed
         self.manifest = ds.manifest()
         rows: dict[int, list[int]] = {}
         for photo in photos:
@@ -71,10 +72,11 @@ class Columns:
         labels = self.labels(name, modality, spec)
         decoded, predicted = self.from_tokens(spec) if spec else ({}, {})
         for photo in self.photos:
-            cell = [self.show(name, modality, part.get(photo.key), photo) for part in (labels, decoded, predicted)]
-            photo.cells[name] = CellTriple(*cell)
+            whole = self.show(name, modality, labels.get(photo.key), photo.pixels if spec else photo.image)
+            cell = [self.show(name, modality, part.get(photo.key), photo.pixels) for part in (decoded, predicted)]
+            photo.cells[name] = CellTriple(whole, *cell)
 
-    # -- labels, in the frame of view 0
+    # -- labels: of what has tokens, in the frame of view 0; of the rest, on the whole photo
 
     def labels(self, name: str, modality: Modality | None, spec: TokenSpec | None) -> dict[Key, Label | Null]:
         if name == "rgb":
@@ -83,22 +85,26 @@ class Columns:
         found: dict[Key, Label | Null] = {}
         for k, shard in self.shards.items():
             if modality.on_view and spec is not None:
-                rows: Sequence[Any] = shard.on_view(self._labeler(spec), [spec])[spec.name]
-            elif spec is not None and modality.kind == "map":
-                rows = shard.cut(spec, self.manifest.modalities[name])
+                cut = shard.on_view(self._labeler(spec), [spec])[spec.name]
+                rows = [one if isinstance(one, Null) else one[0] for one in cut]
             elif modality.stored:
-                rows = [
-                    label if isinstance(label, Null) else [label]
-                    for label in shard.labels(modality, self.manifest.modalities[name])
-                ]
+                rows = list(shard.labels(modality, self.manifest.modalities[name]))
+                if spec is not None and spec.content not in WHOLE:
+                    rows = self._framed(shard, spec, self.manifest.modalities[name], rows)
             else:
                 rows = [Null("computed when it is tokenized; it has no tokens yet")] * len(shard.rows)
-            for row, views, boxes in zip(shard.rows, rows, shard.views, strict=True):
-                label = views if isinstance(views, Null) else views[0]
-                if name == "human_poses" and not isinstance(label, Null):
-                    label = grammar_people.cut_people(label, boxes[0], SIDE)
-                found[k, row] = label
+            found |= {(k, row): label for row, label in zip(shard.rows, rows, strict=True)}
         return found
+
+    def _framed(
+        self, shard: ShardViews, spec: TokenSpec, recipe: str, labels: Sequence[Label | Null]
+    ) -> list[Label | Null]:
+        """Labels of whole photos as the tokenizer is given them: cut by the view, with what they hold moved along."""
+        rows = zip(labels, shard.cut(spec, recipe), strict=True)
+        return [
+            cut if isinstance(cut, Null) else as_seen(spec, cut[0], self.seed, getattr(label, "unit", "relative"))
+            for label, cut in rows
+        ]
 
     def _labeler(self, spec: TokenSpec) -> Labeler:
         target = view_labeler(self.ds, [spec])
@@ -154,14 +160,14 @@ class Columns:
         )
         return dict(zip(keys, tokens, strict=True))
 
-    def show(self, name: str, modality: Modality | None, label: Label | Null | None, photo: Photo) -> Cell | None:
+    def show(self, name: str, modality: Modality | None, label: Label | Null | None, image: np.ndarray) -> Cell | None:
         if label is None:
             return None
         if isinstance(label, Null):
             return Words(label.reason, muted=True)
         if name == "rgb" or modality is None:
             return Picture(label)
-        return modality.show(label, photo.pixels)
+        return modality.show(label, image)
 
 
 def decode(tokenizer: Tokenizer, tokens: Mapping[Key, np.ndarray | None]) -> dict[Key, Label | Null]:
