@@ -140,8 +140,10 @@ def read_parquet(path: Path) -> pa.Table:
         raise DamageError(f"{path.name}: not a whole Parquet file ({error})") from error
 
 
-def read_labels(path: Path, modality: Modality) -> Iterator[tuple[str, Label | Null]]:
-    """(id, label or Null) of a label shard, in order. DamageError for anything malformed."""
+def read_stored(path: Path, modality: Modality) -> Iterator[tuple[str, Any | Null]]:
+    """(id, label as it is stored, or Null) of a label shard, in order: what `modality.decode` takes. DamageError for
+    anything malformed.
+    """
     if modality.container == "tar":
         for key, members in iter_tar(path):
             if key == HEADER:
@@ -149,14 +151,20 @@ def read_labels(path: Path, modality: Modality) -> Iterator[tuple[str, Label | N
             if NULL_EXT in members:
                 yield key, Null(members[NULL_EXT].decode())
             elif modality.ext in members:
-                yield key, modality.decode(members[modality.ext])
+                yield key, members[modality.ext]
             else:
                 raise DamageError(f"{path.name}: sample {key} has neither .{modality.ext} nor .{NULL_EXT}")
         return
     table = read_parquet(path)
     columns = (table.column(name).to_pylist() for name in ("id", "value", "null_reason"))
     for key, value, reason in zip(*columns, strict=True):
-        yield key, Null(reason) if reason is not None else modality.decode(value)
+        yield key, Null(reason) if reason is not None else value
+
+
+def read_labels(path: Path, modality: Modality) -> Iterator[tuple[str, Label | Null]]:
+    """(id, label or Null) of a label shard, in order. DamageError for anything malformed."""
+    for key, value in read_stored(path, modality):
+        yield key, value if isinstance(value, Null) else modality.decode(value)
 
 
 def verify_labels(path: Path, modality: Modality) -> Verified:

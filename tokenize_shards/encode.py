@@ -1,7 +1,7 @@
 """From the labels of a shard to its tokens, a bounded number of views at a time.
 
-A thread reads, decodes and cuts what comes next while this one computes, so that neither images nor feature maps of a
-whole shard are ever in memory, and nobody waits for the disk.
+Threads read, decode and cut what comes next while this one computes, so that neither images nor feature maps of a whole
+shard are ever in memory, and nobody waits for the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Null
 from pipeline.batches import one_line
-from tokenize_shards.ahead import ahead
 from tokenize_shards.inputs import Cut, OnView, ShardViews, chunks
 from tokenize_shards.shards import Row
 from tokenize_shards.table import TokenSpec
@@ -33,11 +32,11 @@ def encode_shard(
     found: dict[str, list[Row]] = {spec.name: [] for spec in specs}
     if labeler is None:
         for spec in specs:
-            for cut in ahead(chunks(shard.stream(spec, recipe), size)):
+            for cut in chunks(shard.stream(spec, recipe), size):
                 found[spec.name] += encode_rows(tokenizers[spec.name], cut)
         return found
     runs = OnView(labeler, specs)
-    for views in ahead(chunks(shard.stream_pixels(runs), size)):
+    for views in chunks(shard.stream_pixels(runs), size):
         for name, rows in runs.label(views).items():
             found[name] += encode_rows(tokenizers[name], rows)
     runs.close()

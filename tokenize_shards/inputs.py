@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
+from pipeline.ahead import ahead
 from pipeline.batches import Batches
 from pipeline.dataset import Dataset
 from pipeline.errors import DamageError, Incomplete
-from pipeline.shards import read_labels
+from pipeline.shards import read_stored
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.views import View, cut_edges, cut_image, cut_map, cut_normals, cut_values, view_of
 
 Cut = Any  # what a tokenizer encodes: an array, or for sequences (label, View, id, view number)
 Row = list[Cut] | Null  # one entry a view
 VIEW_BATCH = 32  # views a call of a labeler
+AHEAD = 32  # rows that are ready before they are asked for
 T = TypeVar("T")
 
 
@@ -56,13 +58,20 @@ class Place:
 class ShardViews:
     """One shard under views number `numbers` of a seed.
 
-    rows: positions in the shard to look at (all where None). Results are one list a row, with one entry a
-    view, or a Null for the row.
+    rows: positions in the shard to look at (all where None). threads: that decode and cut. Results are one list a row,
+    with one entry a view, or a Null for the row.
     """
 
     def __init__(
-        self, ds: Dataset, k: int, numbers: Sequence[int], seed: int, rows: Sequence[int] | None = None
+        self,
+        ds: Dataset,
+        k: int,
+        numbers: Sequence[int],
+        seed: int,
+        rows: Sequence[int] | None = None,
+        threads: int = 1,
     ) -> None:
+        self.threads = threads
         self.ds, self.k, self.numbers, self.seed = ds, k, list(numbers), seed
         index = ds.index(k)
         self.rows = list(range(len(index))) if rows is None else list(rows)
@@ -79,11 +88,12 @@ class ShardViews:
     def samples(self) -> list[Sample | Null]:
         """The decoded samples; a Null for one that was removed."""
         if self._samples is None:
-            self._samples = list(self._stream_samples())
+            self._samples = list(self._chosen(self.ds.stream(self.k)))
         return self._samples
 
     def labels(self, modality: Modality, recipe: str) -> list[Label | Null]:
-        return list(self._stream_labels(modality, recipe))
+        stored = self._stored(modality, recipe)
+        return [label if isinstance(label, Null) else modality.decode(label) for _, label in stored]
 
     def cut(self, spec: TokenSpec, recipe: str) -> list[Row]:
         """The inputs of one tokenizer whose modality is stored."""
@@ -92,30 +102,35 @@ class ShardViews:
     def on_view(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> dict[str, list[Row]]:
         """The inputs of tokenizers whose modalities one labeler computes on the view, by token modality."""
         runs = OnView(labeler, specs)
-        cut = [runs.cut(place, sample) for place, sample in zip(self.places, self.samples(), strict=True)]
-        found = runs.label(cut)
+        found = runs.label(list(self.stream_pixels(runs)))
         runs.close()
         return found
 
-    # -- row by row
+    # -- row by row, decoded and cut by threads ahead of whoever takes them
 
     def stream(self, spec: TokenSpec, recipe: str) -> Iterator[Row]:
         """`cut`, one row at a time."""
         if spec.modality == "rgb":
-            for place, sample in zip(self.places, self._stream_samples(), strict=True):
-                if isinstance(sample, Null):
-                    yield sample
-                else:
-                    yield [cut_image(sample.image, view, spec.size) for view in place.views]
+
+            def cut_photo(row: tuple[Place, Sample | Null]) -> Row:
+                place, sample = row
+                return (
+                    sample if isinstance(sample, Null) else [cut_image(sample.image, v, spec.size) for v in place.views]
+                )
+
+            yield from ahead(cut_photo, self._photos(recipe), self.threads, AHEAD)
             return
         modality = all_modalities()[spec.modality]
-        for place, label in zip(self.places, self._stream_labels(modality, recipe), strict=True):
-            yield label if isinstance(label, Null) else self._cut(spec, label, place)
+
+        def cut_label(row: tuple[Place, Any | Null]) -> Row:
+            place, stored = row
+            return stored if isinstance(stored, Null) else self._cut(spec, modality.decode(stored), place)
+
+        yield from ahead(cut_label, self._stored(modality, recipe), self.threads, AHEAD)
 
     def stream_pixels(self, runs: OnView) -> Iterator[list[Sample] | Null]:
         """What a labeler is to look at, one row at a time."""
-        for place, sample in zip(self.places, self._stream_samples(), strict=True):
-            yield runs.cut(place, sample)
+        yield from ahead(lambda row: runs.cut(*row), self._photos(), self.threads, AHEAD)
 
     def _cut(self, spec: TokenSpec, label: Label, place: Place) -> list[Cut]:
         if spec.kind == "sequence":
@@ -124,19 +139,19 @@ class ShardViews:
             return [cut_content(spec.content, label, view, spec.size) for view in place.views]
         return [label] * len(place.views)  # a vector of the whole image
 
-    def _stream_samples(self) -> Iterator[Sample | Null]:
-        if self._samples is not None:
-            yield from self._samples
-            return
-        yield from self._chosen(self.ds.samples(self.k))
+    def _photos(self, recipe: str | None = None) -> Iterator[tuple[Place, Sample | Null]]:
+        samples = self._samples or self._chosen(self.ds.stream(self.k, recipe=recipe, threads=self.threads))
+        return zip(self.places, samples, strict=True)
 
-    def _stream_labels(self, modality: Modality, recipe: str) -> Iterator[Label | Null]:
+    def _stored(self, modality: Modality, recipe: str) -> Iterator[tuple[Place, Any | Null]]:
+        """The labels of the rows as they are stored, ids checked."""
         path, _ = self.ds.open_shard(modality.name, recipe, self.k)
-        ids = self.ds.ids(self.k)
-        for i, (key, label) in self._chosen(enumerate(read_labels(path, modality))):
-            if key != ids[i]:
-                raise DamageError(f"{path}: row {i} is {key}, not {ids[i]} as in the index. Run `manymodal verify`.")
-            yield label
+        for place, (key, stored) in zip(self.places, self._chosen(read_stored(path, modality)), strict=True):
+            if key != place.id:
+                raise DamageError(
+                    f"{path}: row {place.number} is {key}, not {place.id} as in the index. Run `manymodal verify`."
+                )
+            yield place, stored
 
     def _chosen(self, everything: Iterable[T]) -> Iterator[T]:
         """Those of `rows`, in their order."""

@@ -32,6 +32,7 @@ from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
 GPU_SHARE = 0.5  # of a worker that encodes stored labels
+GPU_READERS = 6  # threads that decode and cut for a worker with a GPU, which is much faster than one of them
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,14 @@ class MakeTokenWorker:
         ds, target = Dataset.open(self.root), self.target
         tokenizers = {name: load_tokenizer(ds.weights_path(sha)) for name, sha in target.tokenizers.items()}
         labeler = target.labeler.build(ds) if target.labeler else None
-        return lambda shard, attempt: tokenize_shard(ds, target, tokenizers, labeler, shard, attempt)
+        threads = GPU_READERS if _has_gpu() else 1
+        return lambda shard, attempt: tokenize_shard(ds, target, tokenizers, labeler, shard, attempt, threads)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def tokenize_shard(
@@ -224,6 +232,7 @@ def tokenize_shard(
     labeler: Labeler | None,
     k: int,
     attempt: int = 1,
+    threads: int = 1,
 ) -> tuple[Commit, ...]:
     """Encode every view of shard k for the target's token modalities, and commit what is due; the commits in force."""
     start = time.monotonic()
@@ -231,7 +240,7 @@ def tokenize_shard(
     commits = dict(due.current)
     todo = [spec for spec in target.specs if (spec.name, target.recipes[spec.name]) in due.outputs]
     if todo:
-        shard = ShardViews(ds, k, range(target.views), target.seed)
+        shard = ShardViews(ds, k, range(target.views), target.seed, threads=threads)
         rows = encode_shard(shard, todo, target.reads[0][1], tokenizers, labeler)
         for spec in todo:
             recipe = target.recipes[spec.name]

@@ -23,7 +23,7 @@ from tokenize_shards.tokenizer import load_tokenizer
 from tokenize_shards.vit_vq import ViTVQ
 from tokenize_shards.vit_vq_network import Network
 
-PHOTOS, VIEWS = 10, 4
+PHOTOS, VIEWS = 8, 4
 
 
 def _photos(folder: Path) -> Path:
