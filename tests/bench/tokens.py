@@ -46,7 +46,10 @@ def overhead(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
         ratio = _overhead(folder)
     finally:
         torch.set_num_threads(threads)
-    how = f"ViT-B at 224 px on the CPU, {PHOTOS} photos x {VIEWS} views, local executor, against loading and encode() of the same views"
+    how = (
+        f"ViT-B at 224 px on the CPU, {PHOTOS} photos x {VIEWS} views, local executor, "
+        "against loading it and encode() of the same views"
+    )
     yield "tokenize_over_encoder", (ratio, "times the CPU time", "<= 1.1", ratio <= 1.1, how)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from labelers.canny_edge import CannyEdge
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
 from labelers.core.registry import all_modalities
+from pipeline.care.promote import parse_ref
+from pipeline.care.verify import refs_on
 from pipeline.commits import retract
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -20,11 +24,12 @@ from pipeline.label import label
 from pipeline.run import Report
 from tests.tokenize_shards.small import DARK, SIDE, SILENT, SmallNet, number_of, photo, small_config
 from tests.world import snapshot
+from tokenize_shards import table
 from tokenize_shards.encode import encode_rows
 from tokenize_shards.fit import fit_all
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import specs
-from tokenize_shards.tokenize import tokenize
+from tokenize_shards.tokenize import tokenize, wanted_specs
 from tokenize_shards.tokenizer import load_tokenizer
 from tokenize_shards.views import View, cut_edges, cut_image, view_of
 
@@ -133,6 +138,70 @@ def test_one_modality_at_a_time_in_any_order_gives_the_same_bytes(fitted: Path, 
         run(other, f"tok_{name}")
     assert digests(fitted) == digests(other)
     assert {n: recipe(fitted, n) for n in NAMES} == {n: recipe(other, n) for n in NAMES}
+
+
+def test_two_runs_at_once_give_the_same_bytes(fitted: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(fitted, other)
+    run(fitted)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run, other, *order) for order in ((), [f"tok_{name}" for name in reversed(NAMES)])]
+        assert all(not future.result().failed for future in both)
+    assert digests(fitted) == digests(other)
+
+
+def test_a_view_the_tokenizer_refuses_costs_its_row(fitted: Path) -> None:
+    """A row among others becomes a null with the reason; where all are refused, the tokenizer is at fault."""
+
+    class Picky:
+        def encode(self, batch: np.ndarray) -> np.ndarray:
+            if (batch < 0).any():
+                raise ValueError("negative")
+            return batch.astype(np.uint16)
+
+    good, bad = [np.array([1, 2])] * 2, [np.array([3, 4]), np.array([-1, 4])]
+    found = encode_rows(Picky(), [good, Null("none"), bad, good])  # type: ignore[arg-type]
+    assert found[1:3] == [Null("none"), Null("tokenizer failed: negative")]
+    assert [np.array_equal(row, good) for row in (found[0], found[3])] == [True, True]
+    with pytest.raises(ValueError, match="negative"):
+        encode_rows(Picky(), [bad, Null("none"), bad])  # type: ignore[arg-type]
+
+
+def test_settings_of_the_configuration_change_their_row_alone(fitted: Path) -> None:
+    run(fitted)
+    before = {n: recipe(fitted, n) for n in NAMES}
+    changed = {"settings": {"tok_rgb": {"size": 16}, "tok_caption": {"max_tokens": 4}}}
+    with pytest.raises(
+        ConfigError, match=r"tok_rgb: its tokenizer was fitted with size 32, now 16.*Run `manymodal fit`"
+    ):
+        run(fitted, "tok_rgb", **changed)
+    fit_all(Dataset.open(str(fitted)), small_config(fitted, **changed), [], False, lambda *_: None)
+    assert run(fitted, **changed).done == 2 * 3
+    assert {n for n in NAMES if recipe(fitted, n) != before[n]} == {"rgb", "caption"}
+    assert shards(fitted, "rgb")[0].meta.tokens == 4
+    for wrong, message in (
+        ({"tok_rbg": {}}, "did you mean 'tok_rgb'"), ({"tok_rgb": {"sise": 4}}, "did you mean 'size'"),
+        ({"tok_rgb": {"size": 9}}, "not a multiple"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            run(fitted, settings=wrong)
+
+
+def test_patterns_choose_rows_and_large_ones_are_made_only_when_asked_for(labelled: Path) -> None:
+    ds = Dataset.open(str(labelled))
+    with pytest.MonkeyPatch.context() as patch:
+        large = dataclasses.replace(specs()["tok_rgb"], name="tok_rgb@64", size=64, tokens=64, extra=True)
+        patch.setattr(table, "_TABLE", {"offline": (*table._TABLE["offline"], large)})
+        names = [spec.name for spec in wanted_specs(ds, small_config(labelled))]
+        assert "tok_rgb" in names and "tok_rgb@64" not in names
+        chosen = small_config(labelled, modalities=["tok_*@64", "tok_c*"])
+        assert [spec.name for spec in wanted_specs(ds, chosen)] == [
+            "tok_canny_edge", "tok_caption", "tok_color_palette", "tok_rgb@64",
+        ]  # fmt: skip
+        fit_all(ds, chosen, ["tok_rgb@64"], False, lambda *_: None)
+        assert not tokenize(ds, chosen, ["tok_rgb@64"]).failed
+        ref = parse_ref(ds, "tok_rgb@64")
+        assert ref in refs_on(ds) and parse_ref(ds, f"tok_rgb@64@{ref[1][:5]}") == ref
 
 
 def test_other_views_or_seeds_are_other_recipes_beside_the_old(fitted: Path) -> None:
