@@ -70,7 +70,7 @@ def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Galle
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Label modalities as a person wants to see them: pictures and maps, then people, colours, words, vectors."""
-    kinds = ("rgb", "map", "features", "people", "record", "text", "vector")
+    kinds = ("rgb", "map", "features", "people", "record", "text", "embeddings", "vector")
     known = all_modalities()
 
     def place(name: str) -> tuple[int, str]:

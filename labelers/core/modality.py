@@ -42,15 +42,15 @@ def _show_plain(label: Label, image: np.ndarray | None) -> Cell:
 class Modality:
     """One kind of data about an image.
 
-    name: e.g. "canny_edge". kind: what a tokenizer sees ("map", "features", "vector", "text", "record"). container:
-    "tar" (member `<id>.<ext>`, `encode` gives bytes) or "parquet" (column `value` of type `arrow`, `encode` gives a
-    value pyarrow accepts). encode/decode: label <-> stored form, exact round trip unless `about` says otherwise. check:
-    raises LabelError for a wrong dtype, shape, range or NaN. compare: two labels -> {metric: value}, see
-    labelers.core.compare. scores: makes what pools many pairs of labels, see labelers.core.scores; None where the mean of
-    `compare` says it all. show: label -> Cell for a person. about: one line for documentation: shape, dtype, unit,
-    frame, source. on_view: computed on each view at tokenization (network features);
-    the rest is labelled on the whole image and cut. stored: False keeps the modality out of label shards by default
-    (dense features); `store: true` in the config keeps it.
+    name: e.g. "canny_edge". kind: what a tokenizer sees ("map", "features", "vector", "text", "record"), or
+    "embeddings", a vector a word, which models read and none predicts. container: "tar" (member `<id>.<ext>`, `encode`
+    gives bytes) or "parquet" (column `value` of type `arrow`, `encode` gives a value pyarrow accepts). encode/decode:
+    label <-> stored form, exact round trip unless `about` says otherwise. check: raises LabelError for a wrong dtype,
+    shape, range or NaN. compare: two labels -> {metric: value}, see labelers.core.compare. scores: makes what pools
+    many pairs of labels, see labelers.core.scores; None where the mean of `compare` says it all. show: label -> Cell
+    for a person. about: one line for documentation: shape, dtype, unit, frame, source. on_view: computed on each view
+    at tokenization (network features); the rest is labelled on the whole image and cut. stored: False keeps the
+    modality out of label shards by default (dense features); `store: true` in the config keeps it.
     """
 
     name: str

@@ -57,6 +57,12 @@ def test_a_graph_of_networks(config: Config, tmp_path: Path) -> None:
     assert label(ds, config).todo == 0
 
 
+def test_the_page_has_a_place_for_every_modality() -> None:
+    from trainer.showcase import in_order
+
+    assert set(in_order(all_modalities())) == set(all_modalities())
+
+
 def test_the_data_set_keeps_whole_folders(config: Config, tmp_path: Path) -> None:
     ds = Dataset.create(config.root, "n", 2)
     ingest(ds, [str(fake_photos(tmp_path / "photos", 1))])
