@@ -100,7 +100,7 @@ def _page(ds: Any, found: Any, column: Any, names: list[str], path: Path) -> Non
     from labelers.core.compare import METRICS
     from labelers.core.show import Chips, Picture, Words
     from pipeline.care.diff import cells
-    from pipeline.gallery.page import CellTriple, Gallery, KeyFigure, PhotoRow, render_page
+    from pipeline.gallery.page import KINDS, CellTriple, Gallery, KeyFigure, PhotoRow, render_page
 
     rows = []
     for (_, k, place, sample, metrics), (x, y, image) in zip(found.worst, cells(ds, found, column), strict=True):
@@ -115,6 +115,21 @@ def _page(ds: Any, found: Any, column: Any, names: list[str], path: Path) -> Non
         KeyFigure(f"{v['mean']:.3g}", m.replace("_", " "), f"median {v['median']:.3g}")
         for m, v in found.metrics.items()
     ]
-    title = f"{names[0]} against {names[1]}"
-    subtitle = f"{found.samples} samples compared, {found.equal} equal; the worst first"
-    render_page(Gallery(title, [*names, "metrics"], rows, subtitle, figures), path)
+    page = Gallery(
+        f"{names[0]} against {names[1]}", [*names, "metrics"], rows, figures=figures,
+        subtitle=f"{found.samples} samples compared, {found.equal} equal; the worst first",
+        coverage=[_maker(ds, ref, found.samples) for ref in (found.a, found.b)],
+        photos="Where they differ most", kinds=KINDS[:1],
+    )  # fmt: skip
+    render_page(page, path)
+
+
+def _maker(ds: Any, ref: tuple[str, str], samples: int) -> Any:
+    """The row of the page that says what made one side."""
+    from pipeline.gallery.page import CoverageRow
+
+    recipe = ds.recipe(ref[1])
+    weight = next(iter(recipe["weights"].values()), {"sha256": "", "url": ""})
+    source = weight["url"].split("#")[0]
+    name = f"{ref[0]}@{ref[1]}"
+    return CoverageRow(name, recipe["backend"], ref[1], samples, samples, weights=weight["sha256"], source=source)
