@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from trainer.lean import attention, gated
 
 Cache = tuple[Tensor, Tensor]  # keys, values: (B, heads, T, head)
 
@@ -35,8 +36,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(gated(self.gate_up(x)))
 
 
 class Attention(nn.Module):
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     def attend(self, x: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
         """mask: broadcastable to (B, heads, T, S), True where a query may look; None: everywhere."""
-        out = F.scaled_dot_product_attention(self._heads(self.q(x)), *cache, attn_mask=mask)
+        out = attention(self._heads(self.q(x)), *cache, mask)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
-LOGITS_CPU, LOGITS_GPU = 1 << 23, 1 << 27  # logits held at a time
+LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 27  # logits held at a time
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,13 @@ def forward_loss(model: Model, batch: Mapping[str, Any], weight: Tensor | None =
     """Encode, decode and score a masked batch (see Masked.arrays). It may hold "values" of value streams, "full":
     whether every input is real, and "heads".
     """
+    inputs, given = model.embed_both(batch)
     context, mask = model.encode(
         batch["in_ids"], batch["in_stream"], batch["in_pos"], batch["in_mask"],
-        values=batch.get("values"), full=batch.get("full"),
+        values=batch.get("values"), full=batch.get("full"), tokens=inputs,
     )  # fmt: skip
-    hidden = model.decode(batch["dec_ids"], batch["out_stream"], batch["out_pos"], batch["out_mask"], context, mask)
-    return cross_entropy(
-        model, hidden, batch["out_ids"], batch["out_stream"], batch["out_mask"], weight, batch.get("heads")
-    )
+    targets = batch["out_stream"], batch["out_mask"]
+    hidden = model.decode(
+        batch["dec_ids"], targets[0], batch["out_pos"], targets[1], context, mask, tokens=given
+    )  # fmt: skip
+    return cross_entropy(model, hidden, batch["out_ids"], *targets, weight, batch.get("heads"))

@@ -108,6 +108,16 @@ class Model(nn.Module):
         """Rows of the tables for tokens (B, T); zero where not `real`. One lookup for all streams."""
         return self.table(ids + self.table_start[stream]) * real[..., None]
 
+    def embed_both(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """`tokens` of encode and decode by one lookup, so that the table has one gradient, not two to be added up."""
+        real = torch.cat([batch["in_mask"], batch["out_mask"] & self.causal[batch["out_stream"]]], dim=1)
+        ids, stream = (
+            torch.cat([batch[a], batch[b]], dim=1) for a, b in (("in_ids", "dec_ids"), ("in_stream", "out_stream"))
+        )
+        split = batch["in_ids"].shape[1], batch["dec_ids"].shape[1]
+        inputs, given = self.embed(ids, stream, real).split(split, dim=1)
+        return inputs, given
+
     def embed_values(
         self, x: Tensor, ids: Tensor, stream: Tensor, real: Tensor, values: Mapping[str, Tensor]
     ) -> Tensor:
@@ -121,15 +131,15 @@ class Model(nn.Module):
 
     def encode(
         self, in_ids: Tensor, in_stream: Tensor, in_pos: Tensor, in_mask: Tensor, *,
-        values: Mapping[str, Tensor] | None = None, full: bool | None = None,
+        values: Mapping[str, Tensor] | None = None, full: bool | None = None, tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Context (B, n_in, d) for the decoder, and the mask of who may be looked at (None: everyone).
 
         values: (B, L, width) of each value stream. full: whether every token is real; None looks, which makes a GPU
-        wait.
+        wait. tokens: of `embed`, where that was done before.
         """
         place = self.place(in_stream, in_pos, self.learned_in) * in_mask[..., None]
-        x = self.embed(in_ids, in_stream, in_mask)
+        x = self.embed(in_ids, in_stream, in_mask) if tokens is None else tokens
         if values:
             x = self.embed_values(x, in_ids, in_stream, in_mask, values)
         x = x + place
@@ -149,10 +159,10 @@ class Model(nn.Module):
 
     def decode(
         self, dec_ids: Tensor, out_stream: Tensor, out_pos: Tensor, out_mask: Tensor,
-        context: Tensor, context_mask: Tensor | None,
+        context: Tensor, context_mask: Tensor | None, *, tokens: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Hidden states (B, n_out, d) from which each target is predicted."""
-        x = self.query(dec_ids, out_stream, out_pos, out_mask)
+        """Hidden states (B, n_out, d) from which each target is predicted. tokens: as in `encode`."""
+        x = self.query(dec_ids, out_stream, out_pos, out_mask, tokens)
         stream = torch.where(out_mask, out_stream, -1)
         same = stream[:, :, None] == stream[:, None, :]
         before = out_pos[:, None, :] <= out_pos[:, :, None]
@@ -161,10 +171,12 @@ class Model(nn.Module):
             x = self._run(block, x, mask, context, context_mask)
         return self.decoder_norm(x)
 
-    def query(self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor) -> Tensor:
+    def query(
+        self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:
         """The decoder's input: the symbol before in a sequence, the mask token elsewhere, with its place."""
         sequence = self.causal[stream]
-        token = self.embed(dec_ids, stream, real & sequence)
+        token = self.embed(dec_ids, stream, real & sequence) if tokens is None else tokens
         return token + self.mask_token * (~sequence)[..., None] + self.place(stream, position)
 
     def contexts(self, context: Tensor) -> list[Cache]:
