@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
+ROWS = 64  # rows of a head are padded to a multiple of this
 LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 27  # logits held at a time
 
 
@@ -42,11 +44,15 @@ class _Head(torch.autograd.Function):
         ctx: Any, hidden: Tensor, matrix: Tensor, ids: Tensor, weight: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         learns = any(ctx.needs_input_grad[:2])
-        low, table = hidden.to(dtype), matrix.to(dtype)
+        # Few different numbers of rows: libraries keep a program for each shape of a product.
+        pad = -len(ids) % ROWS if len(ids) else 0
+        low, table = F.pad(hidden.to(dtype), (0, 0, 0, pad)), matrix.to(dtype)
+        ids, weight = F.pad(ids, (0, pad)), F.pad(weight, (0, pad))
         surprise = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(low) if learns else None
         d_matrix = torch.zeros_like(matrix, dtype=torch.float32) if learns else None
-        step = max(16, (LOGITS_CPU if hidden.device.type == "cpu" else LOGITS_GPU) // max(1, len(matrix)))
+        most = (LOGITS_CPU if hidden.device.type == "cpu" else LOGITS_GPU) // max(1, len(matrix))
+        step = max(ROWS, most // ROWS * ROWS)
         for at in range(0, len(ids), step):
             part = slice(at, at + step)
             rows = torch.arange(len(ids[part]), device=hidden.device)
@@ -63,7 +69,9 @@ class _Head(torch.autograd.Function):
                     torch.addmm(d_matrix, share.T, scaled, out=d_matrix)
                 else:
                     d_matrix += share.T @ scaled
-        ctx.save_for_backward(d_hidden, d_matrix)
+        rows_there = len(hidden)
+        surprise, weight = surprise[:rows_there], weight[:rows_there]
+        ctx.save_for_backward(None if d_hidden is None else d_hidden[:rows_there], d_matrix)
         ctx.dtypes = hidden.dtype, matrix.dtype
         ctx.mark_non_differentiable(surprise)
         return (surprise * weight).sum(), surprise
@@ -71,7 +79,7 @@ class _Head(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_matrix = ctx.saved_tensors
-        return (d_hidden * grads[0]).to(ctx.dtypes[0]), (d_matrix * grads[0]).to(ctx.dtypes[1]), None, None, None
+        return d_hidden.mul_(grads[0]).to(ctx.dtypes[0]), d_matrix.mul_(grads[0]).to(ctx.dtypes[1]), None, None, None
 
 
 def target_counts(out_stream: Tensor, out_mask: Tensor, streams: int) -> Tensor:

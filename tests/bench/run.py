@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens, using
+from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens, training, using
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ BENCHES: dict[str, Bench] = {
     "labelers": engine.labelers,
     "reading": learning.reading,
     "masking": learning.masking,
+    "loading": training.loading,
+    "training": training.training,
     "scale": scale.million,
     "autoregressive": generation.autoregressive,
     "maskgit": generation.maskgit,

@@ -26,7 +26,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def feed_of(corpus: Corpus, rank: int = 0, world: int = 1, parts: int = 1, block: int | None = 4) -> Feed:
     masker = Masker(corpus.streams, published(), 10, 12, Blend([corpus]).has())
     return Feed(
-        Loader(corpus, BATCH, 3), masker, tiny_model(corpus.streams), 3, rank=rank, world=world, parts=parts, block=block
+        Loader(corpus, BATCH, 3),
+        masker,
+        tiny_model(corpus.streams),
+        3,
+        rank=rank,
+        world=world,
+        parts=parts,
+        block=block,
     )
 
 

@@ -92,7 +92,8 @@ def plain(model: Model, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
 def test_gradients_are_those_of_full_logits_however_few_rows_at_a_time(
     batch: Batch, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOGITS_CPU", 1)  # the least: 16 rows at a time
+    monkeypatch.setattr(module, "LOGITS_CPU", 1)
+    monkeypatch.setattr(module, "ROWS", 4)
     found = {}
     for name in ("lean", "plain"):
         model = tiny_model(tied=tied)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,20 @@ class FourM(Model):
         super().__init__(streams, size)
         self.decoder_table = nn.Embedding(self.table.num_embeddings, size.dim)
 
-    def query(self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor) -> Tensor:
+    def embed_both(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Two lookups, as each side has a table of its own."""
+        sequence = batch["out_mask"] & self.causal[batch["out_stream"]]
+        given = self.decoder_table(batch["dec_ids"] + self.table_start[batch["out_stream"]]) * sequence[..., None]
+        return self.embed(batch["in_ids"], batch["in_stream"], batch["in_mask"]), given
+
+    def query(
+        self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:
         """The decoder's input, as Model.query."""
         sequence = self.causal[stream]
-        token = self.decoder_table(dec_ids + self.table_start[stream]) * (real & sequence)[..., None]
+        token = tokens
+        if token is None:
+            token = self.decoder_table(dec_ids + self.table_start[stream]) * (real & sequence)[..., None]
         return token + self.mask_token * (~sequence)[..., None] + self.place(stream, position)
 
 
