@@ -25,20 +25,24 @@ def run_workers(function: Callable[..., Any], settings: Mapping[str, Any], worke
     start_ray()
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
 
+    answer = Queue(maxsize=1)  # Ray Train gives metrics back with checkpoints of its own only
     with tempfile.TemporaryDirectory(prefix="manymodal-ray-train-") as folder:
         trainer = TorchTrainer(
-            _enter, train_loop_config={"function": function, "settings": dict(settings)},
+            _enter, train_loop_config={"function": function, "settings": dict(settings), "answer": answer},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
             run_config=RunConfig(storage_path=folder),
         )  # fmt: skip
         try:
-            result = trainer.fit()
+            trainer.fit()
         except Exception as error:
             raise Incomplete(
                 f"a worker failed: {last_line(error)}. The same command goes on from its snapshot."
             ) from error
-    return json.loads((result.metrics or {}).get("result", "null"))
+    found = None if answer.empty() else json.loads(answer.get())
+    answer.shutdown()
+    return found
 
 
 def _enter(config: dict[str, Any]) -> None:
@@ -49,5 +53,5 @@ def _enter(config: dict[str, Any]) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(get_device())
     found = config["function"](**config["settings"])
-    if found is not None:
-        ray.train.report({"result": json.dumps(found)})
+    if found is not None and ray.train.get_context().get_world_rank() == 0:
+        config["answer"].put(json.dumps(found))
