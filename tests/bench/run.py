@@ -14,7 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench import cloud, engine, generation, labels, learning, networks, scale, tokenizers, tokens, training, using
+from tests.bench import (
+    cloud,
+    engine,
+    generation,
+    labels,
+    learning,
+    networks,
+    scale,
+    tokenizers,
+    tokens,
+    training,
+    using,
+)
 
 
 @dataclass(frozen=True)
