@@ -106,7 +106,9 @@ def load_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder} holds no tokenizer: none of {', '.join(TOKENIZERS)}; fetch the whole checkpoint")
     with quiet():
         try:
-            return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
         except ImportError:
             raise
         except Exception as error:

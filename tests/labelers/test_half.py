@@ -36,13 +36,10 @@ def test_none_is_left_out() -> None:
     assert {cls for cls in all_labelers().values() if issubclass(cls, NetworkLabeler)} == set(ALL)
 
 
-@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.name)
-def test_half_precision(cls: type[Labeler], precision: str, tmp_path: Path) -> None:
-    import torch
-
+def test_half_precision(cls: type[Labeler], tmp_path: Path) -> None:
     build, params = ALL[cls]
-    torch.manual_seed(0)
+    precision = "bfloat16" if cls is T5Caption else "float16"  # as the profiles have them
     labeler = tiny.ready(cls, build(tmp_path), precision=precision, **params)
     person = detection((5, 5, 30, 40), "person", 0.9, (48, 64))
     sample = Sample("a", tiny.photo(), labels={"det": [person], "caption": "a red cup"})
@@ -58,7 +55,6 @@ def test_compiled(cls: type[Labeler], tmp_path: Path, monkeypatch: pytest.Monkey
     import torch
 
     build, params = ALL[cls]
-    torch.manual_seed(0)
     folder, compiled = build(tmp_path), list[Any]()
 
     def trace(module: Any) -> Any:

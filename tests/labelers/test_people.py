@@ -69,7 +69,9 @@ def test_joints_agree_with_transformers(experts: int, tmp_path: Path) -> None:
     (((found,)),) = theirs.post_process_pose_estimation(out, boxes=corners)
     away = np.linalg.norm(row["keypoints"][0]["keypoints"][:, :2] - found["keypoints"].numpy(), axis=1)
     assert np.median(away) < 1.0
-    np.testing.assert_allclose(row["keypoints"][0]["keypoints"][:, 2], np.clip(found["scores"], 0, 1), atol=0.02)
+    np.testing.assert_allclose(
+        row["keypoints"][0]["keypoints"][:, 2], np.clip(found["scores"].numpy(), 0, 1), atol=0.02
+    )
 
 
 def test_a_peak_lies_where_the_image_says(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,13 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(ValueError, match="holds no tokenizer"):
         tiny.ready(T5Caption, folder)
+
+
+def test_a_tokenizers_own_code_is_not_run(tmp_path: Path) -> None:
+    folder, marker = tiny_more.t5(tmp_path), tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    config = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with contextlib.suppress(ValueError):
+        tiny.ready(T5Caption, folder)
+    assert not marker.exists()
