@@ -16,6 +16,7 @@ from labelers.core.show import Cell, Picture, Words
 from pipeline.dataset import Dataset
 from pipeline.gallery.page import CellTriple
 from tokenize_shards import grammar
+from tokenize_shards.decode import decode_views
 from tokenize_shards.frame import as_seen
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.rebuild import spec_of
@@ -128,11 +129,11 @@ class Columns:
         recipe = self.ds.recipe(self.manifest.modalities[spec.name])
         tokenizer = load_tokenizer(self.ds.weights_path(recipe["weights"]["tokenizer"]["sha256"]))
         real = self.given if spec.name == RGB else self.tokens(spec.name)
-        decoded = decode(tokenizer, real)
+        decoded = decode(spec, tokenizer, real)
         predicted: Tokens = {}
         if self.predictor is not None and spec.name in self.predictor.streams and self.given:
             predicted = self.complete(real) if spec.name == RGB else self.predict(spec, tokenizer)
-        return decoded, decode(tokenizer, predicted)
+        return decoded, decode(spec, tokenizer, predicted)
 
     def predict(self, spec: TokenSpec, tokenizer: Tokenizer) -> Tokens:
         assert self.predictor is not None
@@ -170,14 +171,10 @@ class Columns:
         return modality.show(label, image)
 
 
-def decode(tokenizer: Tokenizer, tokens: Mapping[Key, np.ndarray | None]) -> dict[Key, Label | Null]:
+def decode(spec: TokenSpec, tokenizer: Tokenizer, tokens: Mapping[Key, np.ndarray | None]) -> dict[Key, Label | Null]:
     """Labels of the tokens that are there."""
-    keys = [key for key, ids in tokens.items() if ids is not None]
-    some = [ids for ids in tokens.values() if ids is not None]
-    if not keys:
-        return {}
-    batch = some if isinstance(tokenizer, SequenceTokenizer) else np.stack(some)
-    return dict(zip(keys, tokenizer.decode(batch), strict=True))
+    some = {key: ids for key, ids in tokens.items() if ids is not None}
+    return dict(zip(some, decode_views(spec, tokenizer, list(some.values())), strict=True))
 
 
 def view_pixels(image: np.ndarray, shard: ShardViews, at: int) -> np.ndarray:
