@@ -17,14 +17,17 @@ Refit = Annotated[bool, typer.Option("--again", help="Fit anew even where the ma
 
 
 def fit(
-    target: Target, only: Tokens = None, again: Refit = False, workers: Workers = None, assign: Assign = None,
+    target: Target,
+    names: Annotated[list[str] | None, typer.Argument(help="As --only: rgb, tok_depth, text; everything if none.")] = None,
+    only: Tokens = None, again: Refit = False, workers: Workers = None, assign: Assign = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Fit the tokenizers that are missing, on the data set's own labels. A fit that was killed goes on."""
     config = settings(target, assign)
     if workers:
         config.tokens.fit_workers = workers
-    fits = run_fit(config, only or [], again, quiet=as_json)
+    named = [name if name == "text" or name.startswith("tok_") else f"tok_{name}" for name in names or ()]
+    fits = run_fit(config, [*named, *(only or [])], again, quiet=as_json)
     if as_json:
         from pipeline.cli.console import print_json
 
