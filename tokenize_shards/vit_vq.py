@@ -52,7 +52,7 @@ class ViTVQ(Tokenizer):
             )
         self.tokens = (config.resolution // config.patch) ** 2
         self.vocab = config.vocab if config.codebook == "cosine" else int(np.prod(FSQ_LEVELS[config.vocab]))
-        self.sides = (config.resolution, *config.resolutions)
+        self.sides = tuple(dict.fromkeys((config.resolution, *config.resolutions)))
         self.network: Network | None = None
         self.diffusion: Diffusion | None = None
         self.device = pick_device()

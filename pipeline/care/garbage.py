@@ -16,7 +16,7 @@ from pipeline.plan import Ref
 from pipeline.records import folder_of
 from pipeline.storage import Storage
 
-TEMPORARY = ("_tmp", "_suspects")
+TEMPORARY = ("_tmp", "_suspects", "_fits/_unfinished")
 
 
 def tree(storage: Storage, prefix: str) -> Iterator[str]:

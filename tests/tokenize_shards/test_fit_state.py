@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.care.garbage import TEMPORARY
 from pipeline.storage import LocalStorage
 from tests.tokenize_shards.test_mlp_pq import vectors
 from tests.tokenize_shards.test_vit_vq import RGB, data
@@ -89,3 +90,7 @@ def test_a_damaged_snapshot_is_passed_over(tmp_path: Path) -> None:
 def test_a_snapshot_is_due_after_a_while(tmp_path: Path) -> None:
     assert not StoredState(LocalStorage(tmp_path), "k", every=1e9).due()
     assert StoredState(LocalStorage(tmp_path), "k", every=0).due()
+
+
+def test_what_a_fit_left_behind_is_garbage_after_a_while() -> None:
+    assert FOLDER in TEMPORARY
