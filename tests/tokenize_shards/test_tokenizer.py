@@ -17,6 +17,7 @@ from pipeline.records import file_sha256
 from tokenize_shards import tokenizer as module
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
 from tokenize_shards.tokenizer import (
+    FORMAT,
     KINDS,
     METADATA_KEY,
     FitReport,
@@ -85,7 +86,7 @@ def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     Shift(np.array([7], np.int32)).save(tmp_path / "a")
     with safe_open(str(tmp_path / "a"), "numpy") as file:
         assert file.get_tensor("by").tolist() == [7]
-        assert json.loads(file.metadata()[METADATA_KEY]) == {"format": 1, "kind": "shift", "config": {"note": ""}}
+        assert json.loads(file.metadata()[METADATA_KEY]) == {"format": FORMAT, "kind": "shift", "config": {"note": ""}}
     head, arrays = read_file(tmp_path / "a")
     assert head["kind"] == "shift" and arrays["a"].shape == (3, 2)
 
@@ -113,16 +114,16 @@ def file_with(tmp_path: Path, head: object, **arrays: np.ndarray) -> Path:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"format": 2, "kind": "shift", "config": {}}, "format 2; this version reads 1"),
-        ({"format": 1, "kind": "diffusion", "config": {}}, "unknown kind of tokenizer 'diffusion'; known: mlp_pq"),
-        ({"format": 1, "kind": "shift", "config": {}}, "does not fit its contents"),
-        ({"format": 1, "kind": "shift", "config": None}, "does not fit its contents"),
-        ({"format": 1, "kind": "vit_vq", "config": {"settings": {}, "colour": 1}}, "does not fit its contents"),
-        ({"format": 1, "kind": "vit_vq", "config": {"settings": {}, "size": "XXL"}}, "does not fit its contents"),
-        ({"format": 1, "kind": "vit_vq", "config": {"settings": {}}}, "does not fit its contents"),
-        ({"format": 1, "kind": "mlp_pq", "config": {"codes": 1}}, "does not fit its contents"),
-        ({"format": 1, "kind": "sequence", "config": {"pieces": []}}, "does not fit its contents"),
-        ({"format": 1, "kind": "shift"}, "not that of a tokenizer"),
+        ({"format": FORMAT + 1, "kind": "shift", "config": {}}, f"format {FORMAT + 1}; this version reads {FORMAT}"),
+        ({"format": FORMAT, "kind": "diffusion", "config": {}}, "unknown kind of tokenizer 'diffusion'; known: fourm"),
+        ({"format": FORMAT, "kind": "shift", "config": {}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "shift", "config": None}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "vit_vq", "config": {"settings": {}, "colour": 1}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "vit_vq", "config": {"settings": {}, "size": "XXL"}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "vit_vq", "config": {"settings": {}}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "mlp_pq", "config": {"codes": 1}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "sequence", "config": {"pieces": []}}, "does not fit its contents"),
+        ({"format": FORMAT, "kind": "shift"}, "not that of a tokenizer"),
         ([], "not that of a tokenizer"),
         ("{", "not JSON"),
     ],
@@ -178,7 +179,7 @@ def test_loading_as_another_kind_is_refused(tmp_path: Path) -> None:
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     codec = MLPPQ(MLPPQConfig(dim=6, heads=2, codes=4, latent=2, width=8))
     codec.fit(np.random.default_rng(0).normal(size=(9, 6)), np.zeros((0, 6)), steps=1)
-    head = {"format": 1, "kind": "mlp_pq", "config": {**codec.config(), "width": 16}}
+    head = {"format": FORMAT, "kind": "mlp_pq", "config": {**codec.config(), "width": 16}}
     path = file_with(tmp_path, head, **codec.tensors())
     with pytest.raises(TokenizerFileError, match="does not fit its contents"):
         load_tokenizer(path)

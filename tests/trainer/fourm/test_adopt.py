@@ -36,7 +36,7 @@ def test_adopted_it_predicts(folder: Path, tmp_path: Path) -> None:
     assert [s.name for s in model.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "t5_caption"]
     predictor = Predictor(model, again)
     caption = [np.array([250, 251], np.uint16), None]
-    depth = predictor.predict({"tok_caption": caption}, "tok_depth@32", steps=2)
+    depth = predictor.predict({"tok_caption": caption}, "tok_depth@32")
     assert np.asarray(depth).shape == (2, 4)
     text = predictor.predict({"tok_depth@32": np.asarray(depth)}, "tok_caption")
     assert len(text) == 2
