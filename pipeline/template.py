@@ -43,7 +43,7 @@ limits:                 # seconds after which a run gives up on
   silence_seconds: 60   # a node or worker that gives no sign of life
   node_seconds: 0       # waiting for a node that can hold a worker, where none can now (a cluster that grows)
 
-train: {}               # settings of the trainer, e.g. {size: micro, steps: 400, batch: 16}
+train: {}               # settings of the trainer, e.g. {size: micro, steps: 400, batch: 16}; all: trainer/config.py
 
 labelers:
 """
