@@ -22,7 +22,7 @@ from pipeline.errors import StorageError
 from pipeline.records import canonical_json, file_sha256
 from pipeline.storage.interface import Storage
 
-HOME = "_models"  # where such folders lie in a data set
+HOMES = ("_models", "_indexes", "_transfers")  # where such folders lie in a data set
 KEPT = 2
 
 
@@ -95,7 +95,7 @@ class Folders:
     def sweep(self, before: float, dry_run: bool) -> list[str]:
         """Files of versions that were begun and never got their record."""
         found = []
-        for home in self.storage.list(HOME):
+        for home in [name for parent in HOMES for name in self.storage.list(parent)]:
             listed = self.storage.list(home.rstrip("/")) if home.endswith("/") else {}
             records = [json.loads(self.storage.read_bytes(name)) for name in listed if name.endswith(".json")]
             named = {f"{home}{record['folder']}/" for record in records}

@@ -35,7 +35,7 @@ def photos(tmp_path: Path) -> Iterator[Path]:
     """Nine small photos with captions, and cheap labelers and tokenizers as long as the test lasts."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number, word in enumerate(WORDS):
+    for number, word in enumerate(WORDS[:6]):
         Image.fromarray(photo(number)).save(folder / f"p{number}.png")
         (folder / f"p{number}.txt").write_text(f"a {word} beside another {word}")
     (folder / "broken.png").write_bytes(b"no image")
@@ -80,14 +80,14 @@ def test_every_command_on_a_bucket(s3: str, tmp_path: Path, photos: Path, comman
     for where in (root, local):
         configure(where, photos)
         fill(command, where)
-    assert len(digests(local)) > 30
+    assert len(digests(local)) > 20
     assert digests(root) == digests(local), "a bucket and a folder hold the same bytes"
 
     ds = Dataset.open(root)
     sample = ds.ids(0)[0]
     old = f"canny_edge@{ds.current('canny_edge')}"
     for words, says in (
-        (("status", root), "9 samples in 3 shards"),
+        (("status", root), "6 samples in 2 shards"),
         (("plan", root), "0 shards to do"),
         (("verify", root), "all is as committed"),
         (("label", root), "0 shards to do"),
@@ -98,15 +98,16 @@ def test_every_command_on_a_bucket(s3: str, tmp_path: Path, photos: Path, comman
         (("diff", root, old, "canny_edge"), f"{root}/diff-canny_edge"),
         (("promote", root, old), "is current"),
         (("forget", root, sample), "shards written again"),
-        (("verify", root), "all is as committed"),
+        (("verify", root, "--relabel", "0"), "all is as committed"),
         (("gc", root, "--older-than", "-1"), "files deleted"),
-        (("gallery", root, "--rows", "3"), f"{root}/gallery.html"),
-        (("gallery", root, "--rows", "1", "--out", tmp_path / "page.html"), str(tmp_path / "page.html")),
+        (("gallery", root, "--rows", "2"), f"{root}/gallery.html"),
+        (("index", root, "--modality", "small_vector"), "small_vector"),
+        (("generate", root, "--from", "rgb", "--to", "color_palette", "--rows", "1", "--steps", "1"), f"{root}/generated-"),
     ):  # fmt: skip
         done = command(*words)
         assert done.code == 0, (words, done.err)
         assert says in done.out + done.err, (words, done.out, done.err)
-    assert ds.storage.read_bytes("gallery.html").startswith(b"<!") and (tmp_path / "page.html").is_file()
+    assert ds.storage.read_bytes("gallery.html").startswith(b"<!")
     damage_and_repair(ds, command, root)
     no_secret(ds, said, tmp_path)
 
@@ -115,9 +116,9 @@ def damage_and_repair(ds: Dataset, command: Command, root: str) -> None:
     key = f"metadata@{ds.current('metadata')}/shard-000001.parquet"
     whole = ds.storage.read_bytes(key)
     ds.storage.put(key, whole[:-1] + b"?")
-    said = command("verify", root)
+    said = command("verify", root, "--relabel", "0")
     assert said.code == 3 and "metadata" in said.err and "shard 1" in said.err, said.err
-    said = command("repair", root)
+    said = command("repair", root, "--relabel", "0")
     assert said.code == 0 and "1 with the committed digest" in said.err, said.err
     assert ds.storage.read_bytes(key) == whole
 
