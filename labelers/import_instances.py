@@ -1,4 +1,4 @@
-"""import_instances: masks somebody already has, from COCO polygons or panoptic PNGs, as sam_instance and sam_edge."""
+"""import_instances: masks somebody already has, from COCO polygons, panoptic PNGs or number maps, as sam_instance, sam_edge."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ class ImportInstancesParams(MatchParams):
 
 
 class ImportInstances(ImportLabeler):
-    """Masks from one COCO JSON (polygons, or runs), or from a folder or .zip of COCO panoptic PNGs with their JSON.
+    """Masks from one COCO JSON (polygons, or runs), or from a folder or .zip: of COCO panoptic PNGs with their JSON, or of
+    PNG or .npy maps in which each number but 0 is a mask.
 
     A polygon covers the pixels whose centre it holds, which gives COCO's own areas to a few parts in a hundred.
     """
 
     name = "import_instances"
     version = 1
-    backend = "import: COCO polygons or panoptic PNG"
+    backend = "import: COCO polygons, panoptic PNG or maps of numbers"
     produces = (SAM_INSTANCE, SAM_EDGE)
     Params = ImportInstancesParams
 
@@ -45,7 +46,9 @@ class ImportInstances(ImportLabeler):
             self._coco = read_coco(source.read(""), "masks as COCO JSON, or panoptic PNGs with their JSON")
             return self._coco.images
         self._segments, self._categories = panoptic_of(source)
-        return [name for name in source.of(".png") if _stem(name) in self._segments]
+        if self._segments:
+            return [name for name in source.of(".png") if _stem(name) in self._segments]
+        return source.of(".png", ".npy")
 
     def entry(self, name: str, sample: Sample) -> dict[str, Label | Null]:
         masks = self._from_png(name, sample) if self._coco is None else self._from_coco(name, sample.shape)
@@ -69,7 +72,12 @@ class ImportInstances(ImportLabeler):
         return masks
 
     def _from_png(self, name: str, sample: Sample) -> list[Instance]:
-        ids = panoptic_ids(read_map(self.source.read(name), sample.shape, self.params.resize))
+        pixels = read_map(self.source.read(name), sample.shape, self.params.resize)
+        if pixels.dtype.kind not in "iub":
+            raise SourceError(f"expected whole numbers, got {pixels.dtype}")
+        ids = panoptic_ids(pixels) if pixels.ndim == 3 else pixels.astype(np.int64)
+        if not self._segments:
+            return [instance(encode_rle(ids == one), 1.0) for one in np.unique(ids) if one != 0]
         masks = []
         for one in self._wanted(self._segments[_stem(name)]):
             if self.params.things_only and self._categories.get(one.get("category_id", -1)) not in NUMBER:

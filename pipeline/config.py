@@ -141,7 +141,7 @@ class Config(_Section):
 def _two_makers(modality: str, a: str, b: str) -> str:
     return (
         f"labelers: {a} and {b} would both make {modality}; a run makes a modality in one way. Switch one off: "
-        f"--set labelers.{a}.enabled=false. What it made before stays beside the other's as a recipe of its own: "
+        f"--set labelers.{a}.enabled=false, or {b}. What it made before stays beside the other's as a recipe of its own: "
         f"`manymodal diff` compares them, `manymodal promote` makes either current again."
     )
 

@@ -23,7 +23,7 @@ from labelers.import_det import ImportDet
 from labelers.import_instances import ImportInstances
 from labelers.import_keypoints import ImportKeypoints
 from labelers.import_semseg import ImportSemseg
-from tests.labelers.having import H, W, coco, made, one, photo, png
+from tests.labelers.having import H, W, coco, made, npy, one, photo, png
 
 # Matching
 
@@ -168,6 +168,16 @@ def test_panoptic_pngs_give_masks_and_classes(tmp_path: Path) -> None:
     assert (classes[0, 0], classes[7, 0], classes[0, 9]) == (NUMBER_OF["cat"], NUMBER_OF["grass-merged"], 0)
 
 
+def test_maps_in_which_each_number_is_a_mask(tmp_path: Path) -> None:
+    numbers = np.zeros((H, W), np.uint16)
+    numbers[:2], numbers[4:, :3] = 700, 2
+    found = one(made(ImportInstances, {"1.png": png(numbers)}, tmp_path))
+    assert isinstance(found, list) and [m["area"] for m in found] == [20, 12]
+    assert one(made(ImportInstances, {"1.png": png(np.zeros((H, W), np.uint8))}, tmp_path)) == []
+    floats = one(made(ImportInstances, {"1.npy": npy(numbers / 7)}, tmp_path))
+    assert isinstance(floats, Null) and "whole numbers" in floats.reason
+
+
 # People and texts
 
 
@@ -219,7 +229,7 @@ def test_captions_that_are_none(tmp_path: Path) -> None:
         (ImportDet, b"{", "no JSON"),
         (ImportDet, b'{"images": [{"id": 1}], "annotations": []}', "KeyError"),
         (ImportDet, {"photo.jpg": b""}, "no entry"),
-        (ImportInstances, {"1.png": b""}, "no entry"),
+        (ImportInstances, {"1.jpg": b""}, "no entry"),
         (ImportSemseg, {"notes.txt": b""}, "no entry"),
         (ImportCaption, b"a,b\n1,2\n", "no column 'file_name'"),
         (ImportCaption, b"PAR1 and nothing else", "Parquet"),
