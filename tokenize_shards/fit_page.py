@@ -14,12 +14,10 @@ from pipeline.gallery.page import CellTriple, FitCurve, Gallery, KeyFigure, Phot
 from tokenize_shards.gather import FitData
 from tokenize_shards.sequence import SequenceTokenizer, codec_items
 from tokenize_shards.table import TokenSpec
-from tokenize_shards.tokenizer import FitReport, Tokenizer
+from tokenize_shards.tokenizer import UNITS, FitReport, Tokenizer
 
 _SHOWN = 12  # views
 _LINES = (("label", "view", "what the tokenizer saw"), ("decoded", "decoded", "its tokens, decoded back"))
-UNITS = {"psnr_db": "dB PSNR", "abs_rel": "AbsRel", "angle_deg": "degrees", "miou": "mIoU", "mask_iou": "mask IoU", "f1": "F1",
-         "cosine": "cosine", "mpjpe_mm": "mm MPJPE", "mean_tokens": "tokens"}  # fmt: skip
 
 
 def render_fit(spec: TokenSpec, tokenizer: Tokenizer, report: FitReport, data: FitData, out: Path) -> bool:
@@ -43,10 +41,7 @@ def render_fit(spec: TokenSpec, tokenizer: Tokenizer, report: FitReport, data: F
         name = hashlib.sha256(np.ascontiguousarray(view).tobytes()).hexdigest()
         cells = {spec.modality: CellTriple(seen, Picture(drawn.pixels, codes))}
         rows.append(PhotoRow(name, seen, cells, held_out=held))
-    figures = [
-        KeyFigure(f"{value:.4g}", UNITS.get(name.removeprefix("plain_"), name), name)
-        for name, value in report.metrics.items()
-    ]
+    figures = [KeyFigure(f"{value:.4g}", UNITS.get(name, name), name) for name, value in report.metrics.items()]
     perplexity = f"perplexity {report.perplexity:,.0f} of {tokenizer.vocab:,}"
     figures.append(KeyFigure(f"{report.codebook_used:.0%}", "of the codes in use", perplexity))
     figures.append(KeyFigure(f"{report.seconds:,.0f} s", "of fitting", f"{report.steps:,} steps"))

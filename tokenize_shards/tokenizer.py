@@ -36,6 +36,14 @@ KINDS: dict[str, str] = {
     "sequence": "tokenize_shards.sequence:SequenceTokenizer",
 }
 
+# Figures of a fit, and how a page names them.
+UNITS = {
+    "psnr_db": "dB PSNR", "abs_rel": "AbsRel", "angle_deg": "degrees", "miou": "mIoU", "mask_iou": "mask IoU",
+    "f1": "edge F1", "cosine": "cosine", "mpjpe_mm": "mm a joint", "mean_tokens": "tokens a view",
+    "plain_psnr_db": "dB PSNR without diffusion", "plain_abs_rel": "AbsRel without diffusion",
+    "plain_angle_deg": "degrees without diffusion", "plain_f1": "edge F1 without diffusion",
+}  # fmt: skip
+
 Progress = Callable[[int, float, float], None]  # step, loss, seconds left
 
 

@@ -30,19 +30,13 @@ from tokenize_shards.fit import fit_report
 from tokenize_shards.holdout import held_out
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import open_tokens
+from tokenize_shards.tokenizer import UNITS
 from trainer.checkpoint import RECORD
 from trainer.predict import Predictor
 from trainer.show_columns import Columns, Photo, view_pixels
 from trainer.train import model_folder, thin
 
 Progress = Callable[[str, int, int, str], None]
-UNITS = {
-    "psnr_db": "dB PSNR",
-    "f1": "edge F1",
-    "cosine": "cosine",
-    "mpjpe_mm": "mm a joint",
-    "mean_tokens": "tokens a view",
-}
 
 
 def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Gallery:
