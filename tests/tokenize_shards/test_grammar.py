@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
-from labelers.metadata import FIELDS, Metadata, describe
+from labelers.metadata import FIELDS, Field, describe, encode_field
 from labelers.smpl_poses import SMPL_POSES
 from tokenize_shards import grammar, grammar_boxes, grammar_people
 from tokenize_shards.mlp_pq import MLPPQ, MLPPQConfig
@@ -124,8 +124,22 @@ def test_metadata_comes_back_within_a_bin(image: np.ndarray) -> None:
         width = field.unit if field.kind == "count" else (field.high - field.low) / 50
         assert (back[field.name] is None) == (value is None)
         if value is not None:
-            assert abs(back[field.name] - value) <= width
-    assert Metadata.reads == ("caption", "human_poses")
+            inside = (
+                value if field.kind == "count" else np.clip(value, field.low, field.high)
+            )  # the top bin holds the rest
+            assert abs(back[field.name] - inside) <= width
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_survives_from_its_lowest_to_its_highest(field: Field) -> None:
+    top = field.high if field.kind != "count" else 999 * field.unit
+    for value in np.linspace(field.low, top, 41):
+        label = {"values": {field.name: float(value)}}
+        back = grammar.decode_metadata(grammar.encode_metadata(label))["values"]
+        assert encode_field(field, back[field.name]) == encode_field(field, float(value)), (
+            "the same bin, the top one too"
+        )
+        assert {name for name, found in back.items() if found is not None} == {field.name}
 
 
 def test_people_come_back_with_exact_codes_in_order(pose: MLPPQ) -> None:
