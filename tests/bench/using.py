@@ -46,7 +46,7 @@ def config_of(root: Path) -> Config:
     """DINOv2 and imported boxes alone; two views; short fits."""
     chosen = {name: LabelerConfig(enabled=name in ("dinov2", "import_det")) for name in all_labelers()}
     source = f"file:{ASSETS / 'gt' / 'coco_instances_train128.json'}"
-    chosen["import_det"] = LabelerConfig(enabled=True, weights={"source": source})
+    chosen["import_det"] = LabelerConfig(enabled=True, weights={"source": source}, params={"photo": "coco_(.*)"})
     tokens = TokensConfig(views=2, fit_seconds=15.0, modalities=[RGB, GLOBAL])
     return Config(root=str(root), executor="local", labelers=chosen, tokens=tokens)
 
