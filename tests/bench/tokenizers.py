@@ -39,7 +39,7 @@ def photos() -> dict[str, np.ndarray]:
     found = {}
     for path in sorted((ASSETS / "images").rglob("*")):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
-            image = decode(path.read_bytes())
+            image = decode(path.read_bytes()).image
             scale = 2 * SIDE / min(image.shape[:2])
             if scale < 1:
                 image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
