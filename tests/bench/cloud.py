@@ -16,10 +16,10 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
-from tests.bench.engine import PHOTOS, _config, _photos
+from tests.bench.engine import _config, _photos
 from tests.seaweed import find_weed, seaweed
 
-SHARDS = -(-PHOTOS // 32)
+PHOTOS, SHARDS = 120, 4
 STEPS = 2  # labelers of the run, one output each
 WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "ListObjectsV2")
 # Reads: index, image commit twice (what is due, and what is read), its length, its bytes, manifest, own commit twice.
@@ -64,7 +64,7 @@ def bucket(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     if weed is None:
         yield from ((name, (None, "-", "-", None, how + "; no `weed` here")) for name in names)
         return
-    photos = _photos(folder / "photos")
+    photos = _photos(folder / "photos", PHOTOS)
     local, _, folder_s = _build(str(folder / "local"), photos)
     (folder / "seaweed").mkdir()
     with seaweed(folder / "seaweed", weed) as server, _environment(server.environment(folder)):
