@@ -21,6 +21,7 @@ MORE = """main { max-width: 1080px; margin: 0 auto; padding: 32px 24px; }
 dl { display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 20px 0 28px; }
 dt { color: var(--muted); font-size: 12px; } dd { font-size: 24px; font-weight: 650; letter-spacing: -0.01em; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 18px 20px; margin: 0 0 18px; }
+h1 + .under { margin: 6px 0 0; }
 section svg { width: 100%; height: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; }
@@ -28,10 +29,10 @@ meter { width: 120px; }"""
 
 
 class Live:
-    """Writes the page, at most every EVERY_S seconds. title: of the run."""
+    """Writes the page, at most every EVERY_S seconds. title: of the run; about: its model, in a sentence."""
 
-    def __init__(self, path: Path, title: str) -> None:
-        self.path, self.title, self.said = path, title, time.monotonic() - EVERY_S / 2
+    def __init__(self, path: Path, title: str, about: str) -> None:
+        self.path, self.title, self.about, self.said = path, title, about, time.monotonic() - EVERY_S / 2
 
     def write(
         self, figures: Mapping[str, Any], curve: Sequence[tuple[int, float]], evaluations: Sequence[Mapping[str, Any]],
@@ -42,13 +43,13 @@ class Live:
             return
         self.said = time.monotonic()
         aside = self.path.with_name(f".{self.path.name}")
-        aside.write_text(page(self.title, figures, curve, evaluations, going), encoding="utf-8")
+        aside.write_text(page(self.title, self.about, figures, curve, evaluations, going), encoding="utf-8")
         aside.replace(self.path)
 
 
 def page(
-    title: str, figures: Mapping[str, Any], curve: Sequence[tuple[int, float]], evaluations: Sequence[Mapping[str, Any]],
-    going: bool,
+    title: str, about: str, figures: Mapping[str, Any], curve: Sequence[tuple[int, float]],
+    evaluations: Sequence[Mapping[str, Any]], going: bool,
 ) -> str:  # fmt: skip
     """The HTML of a page."""
     reload = Markup('<meta http-equiv="refresh" content="10">') if going else Markup("")
@@ -69,7 +70,8 @@ def page(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">{reload}'
         f"<title>{escape(title)}</title><style>{STYLE}\n{MORE}</style></head>"
-        f"<body><main><h1>{escape(title)}</h1>{Markup('').join(parts)}</main></body></html>"
+        f"<body><main><h1>{escape(title)}</h1><p class='under'>{escape(about)}</p>"
+        f"{Markup('').join(parts)}</main></body></html>"
     )
 
 

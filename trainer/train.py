@@ -169,9 +169,7 @@ class Training:
             home.clear()  # of a run that was finished, or is to be made anew
         run.group.wait()
         self.logs = open_logs(home.path, self.config, run.step) if first else []
-        self.live = (
-            Live(home.path / PAGE, f"{self.config.name}: {run.estimate.words(self.config.steps)}") if first else None
-        )
+        self.live = Live(home.path / PAGE, self.config.name, run.estimate.words(self.config.steps)) if first else None
         self.shown: dict[str, str] = {}
         self.begun = self.mark = (time.perf_counter(), run.step, run.waited, run.flops)
 
