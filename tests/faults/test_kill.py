@@ -127,7 +127,7 @@ def mark_first_death(root: Path, victim: str) -> None:
 
 LABEL = [
     sys.executable, "-m", "pipeline.cli.main", "label", "{root}", "--set", "labelers.dinov2.enabled=false",
-    "--set", "labelers.human_poses.enabled=false", "--set", "labelers.minilm_caption.enabled=false",
+    "--set", "labelers.human_poses.enabled=false", "--set", "labelers.minilm_caption.enabled=false", "--set", "labelers.maskcut.enabled=false",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tests.world import fake_photos, snapshot
 
 CHEAP = [
     "--executor", "local", "--set", "labelers.dinov2.enabled=false", "--set", "labelers.human_poses.enabled=false",
-    "--set", "labelers.minilm_caption.enabled=false",
+    "--set", "labelers.minilm_caption.enabled=false", "--set", "labelers.maskcut.enabled=false",
 ]  # fmt: skip
 
 

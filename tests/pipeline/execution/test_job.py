@@ -25,7 +25,8 @@ from tests.world import fake_photos
 pytestmark = pytest.mark.ray
 
 REPO = Path(__file__).resolve().parents[3]
-ONLY = [f"--set=labelers.{name}.enabled=false" for name in ("dinov2", "human_poses", "minilm_caption", "metadata")]
+SLOW = ("dinov2", "human_poses", "minilm_caption", "maskcut", "metadata")
+ONLY = [f"--set=labelers.{name}.enabled=false" for name in SLOW]
 
 
 def free_ports(count: int) -> list[int]:
