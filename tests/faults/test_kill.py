@@ -125,9 +125,9 @@ def mark_first_death(root: Path, victim: str) -> None:
         ds.storage.put_if_absent(f"{folder}/{other}-00000000", b"")
 
 
+SLOW = ("dinov2", "human_poses", "minilm_caption", "maskcut")
 LABEL = [
-    sys.executable, "-m", "pipeline.cli.main", "label", "{root}", "--set", "labelers.dinov2.enabled=false",
-    "--set", "labelers.human_poses.enabled=false", "--set", "labelers.minilm_caption.enabled=false", "--set", "labelers.maskcut.enabled=false",
+    sys.executable, "-m", "pipeline.cli.main", "label", "{root}", *(f"--set=labelers.{n}.enabled=false" for n in SLOW)
 ]  # fmt: skip
 
 
