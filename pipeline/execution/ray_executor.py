@@ -44,8 +44,10 @@ def start_ray() -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        # "local", not None: None would join whatever ran here last, and wait for it where its driver was killed.
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"), include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
+            address=os.environ.get("RAY_ADDRESS") or "local",
+            include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
             log_to_driver=False, logging_level=logging.ERROR, configure_logging=True,
         )  # fmt: skip
     except Exception as error:
