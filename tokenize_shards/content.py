@@ -160,22 +160,3 @@ class Features(Content):
         a, b = truth.astype(np.float32), decoded.astype(np.float32)
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         return {"cosine": float(((a * b).sum(-1) / np.maximum(norms, 1e-9)).mean())}
-
-
-CONTENTS = ("pixels", "edges", "features", "classes", "depth", "normals", "masks")
-
-
-def make_content(name: str, channels: int, settings: dict[str, float]) -> Content:
-    """The content of that name, one of CONTENTS, with saved settings. channels: of features; of classes, how many."""
-    from tokenize_shards import content_maps as maps
-
-    if name == "features":
-        return Features(channels, **settings)
-    if name == "classes":
-        return maps.Classes(channels)
-    kinds: dict[str, type[Content]] = {
-        "pixels": Pixels, "edges": Edges, "depth": maps.Depth, "normals": maps.Normals, "masks": maps.Masks,
-    }  # fmt: skip
-    if name not in kinds:
-        raise ValueError(f"unknown content {name!r}; known: {', '.join(CONTENTS)}")
-    return kinds[name](**settings)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tokenize_shards.augment import Augmented
 from tokenize_shards.averages import Best
 from tokenize_shards.codebook import FSQ_LEVELS
-from tokenize_shards.content import make_content
+from tokenize_shards.contents import make_content
 from tokenize_shards.diffusion import Diffusion
 from tokenize_shards.fit_state import FitState, Snapshot
 from tokenize_shards.fitting import Budget, Loop, Schedule, pick_device, usage

@@ -48,7 +48,7 @@ SIZES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class ViTVQConfig:
-    """modality: its name, for messages. content: one of content.CONTENTS. resolution: pixels (or feature cells) a side.
+    """modality: its name, for messages. content: one of contents.CONTENTS. resolution: pixels (or feature cells) a side.
     channels: of features; 3 for pixels and normals, 1 for edges, depth and masks; for classes, how many there are.
     patch: side of a token. vocab: codes asked for. fsq rounds it to a grid, see FSQ_LEVELS. batch: views a step; lr:
     highest learning rate; ema: decay of the weights' moving average, 0 for none. resolutions: other sides that can be
@@ -253,7 +253,12 @@ class Network(nn.Module):
             seen += len(design)
             if seen >= _SOLVED_ROWS:
                 break
-        ridge = 1e-3 * left.diagonal()[:-1].mean() * torch.eye(wide, dtype=left.dtype, device=left.device)
+        # Views that are all alike leave nothing to solve but the mean.
+        ridge = (
+            1e-3
+            * left.diagonal()[:-1].mean().clamp(min=1e-9 * seen)
+            * torch.eye(wide, dtype=left.dtype, device=left.device)
+        )
         ridge[-1, -1] = 1e-9 * seen  # the mean costs nothing
         found = torch.linalg.solve(left + ridge, right).float()
         self.decoder_line.weight.copy_(found[:-1].T.reshape(self.decoder_line.weight.shape))

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from labelers.core.depth_map import DepthMap
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from tokenize_shards import grammar
+from tokenize_shards.decode import as_label
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.sequence import SequenceTokenizer
 from tokenize_shards.shards import TokenShard, open_tokens
@@ -89,15 +89,6 @@ class Lexicon:
                     f"{name}: the model was trained on {name}@{mine}, the data set's current tokens are "
                     f"{name}@{self.recipes[name]}, of another tokenizer. Promote {name}@{mine}, or train again."
                 )
-
-
-def as_label(spec: TokenSpec, value: Any) -> Any:
-    """What a tokenizer takes and gives as the label its modality promises: depth is an array to the one, a map with a
-    unit to the other. Tokens keep its order and proportions only.
-    """
-    if spec.content == "depth" and isinstance(value, np.ndarray):
-        return DepthMap(value.astype(np.float32), "relative")
-    return value
 
 
 def _digest_of(ds: Dataset, recipe: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, DryRun, Run, Target, settings
+from pipeline.cli.options import AsJson, Assign, DryRun, Run, Target, settings
 
 Relabel = Annotated[int, typer.Option("--relabel", help="Samples a shard to label again and compare; 0 for none.")]
 OnlyRefs = Annotated[

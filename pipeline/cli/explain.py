@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Target, settings
+from pipeline.cli.options import AsJson, Target, settings
 
 
 def why(

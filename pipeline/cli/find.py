@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Target, settings
+from pipeline.cli.options import AsJson, Assign, Target, settings
 from pipeline.cli.use import From, Hand, ModelName, Out, Sample, listed, model_of, pairs
 
 Index = Annotated[str | None, typer.Option("--index", help="Its name; default: the modality, and what it is from.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Target, settings
+from pipeline.cli.options import AsJson, Assign, Target, settings
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Target, settings
+from pipeline.cli.options import AsJson, Assign, Target, settings
 from pipeline.cli.use import From, ModelName, listed, model_of
 
 Task = Annotated[str, typer.Option("--task", help="classify, segment or depth.")]

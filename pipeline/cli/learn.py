@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Run, Target, carded, finish, settings
+from pipeline.cli.data import carded, finish
+from pipeline.cli.options import AsJson, Assign, Run, Target, settings
 
 Tokens = Annotated[
     list[str] | None, typer.Option("--only", help="Only this token modality (tok_rgb), or pattern; fit: also text.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Run, Target, settings
+from pipeline.cli.options import AsJson, Assign, Run, Target, settings
 
 
 def gallery(

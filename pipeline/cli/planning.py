@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Only, Target, settings
+from pipeline.cli.options import AsJson, Assign, Only, Target, settings
 
 Price = Annotated[
     float | None, typer.Option("--price", help="Of a worker for an hour; with --nodes, of a node for an hour.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.cli.data import AsJson, Assign, Target, settings
+from pipeline.cli.options import AsJson, Assign, Target, settings
 
 ModelName = Annotated[str | None, typer.Option("--model", help="Checkpoint, a name in _models; default: train.name.")]
 Names = list[str] | None

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tokenize_shards.content import Content, Edges, Features, Pixels, edge_f1, make_content
+from tokenize_shards.content import Content, Edges, Features, Pixels, edge_f1
+from tokenize_shards.contents import make_content
 
 
 @given(arrays(np.uint8, (2, 3, 5, 3)))

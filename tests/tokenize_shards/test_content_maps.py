@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tokenize_shards.content import Content, make_content
+from tokenize_shards.content import Content
 from tokenize_shards.content_maps import Classes, Depth, Masks, Normals, abs_rel, class_codes
+from tokenize_shards.contents import make_content
 
 
 @given(arrays(np.uint8, (2, 4, 3), elements=st.integers(0, 133)))

@@ -248,3 +248,11 @@ def test_an_unfitted_network_is_its_linear_path() -> None:
         assert torch.equal(network.encoder(torch.zeros(1, 16, 48)), torch.zeros(1, 16, 32)), "the head starts at zero"
         assert network.draw(network.latents(images)).shape == images.shape
     assert SIZES["B"].width == 768 and SIZES["B"].depth == 12
+
+
+@pytest.mark.parametrize("config", [RGB, EDGES, CLASSES])
+def test_labels_that_are_all_alike_can_be_learned(config: ViTVQConfig) -> None:
+    alike = np.repeat(data(config, 1)[:, :1, :1], SIDE, 1).repeat(SIDE, 2).repeat(16, 0)
+    tokenizer = ViTVQ(config)
+    tokenizer.fit(alike, alike[:0], steps=2, seed=0)
+    assert np.abs(tokenizer.decode(tokenizer.encode(alike[:2])).astype(int) - alike[:2].astype(int)).max() <= 3

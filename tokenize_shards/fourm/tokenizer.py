@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import ConfigError
-from tokenize_shards.content import make_content
+from tokenize_shards.contents import make_content
 from tokenize_shards.fitting import pick_device
 from tokenize_shards.fourm.networks import Network
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer

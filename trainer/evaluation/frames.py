@@ -10,6 +10,7 @@ import numpy as np
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_modalities
 from pipeline.dataset import Dataset
+from tokenize_shards.decode import as_label
 from tokenize_shards.grammar import drawn_palette
 from tokenize_shards.grammar_boxes import cut_detections
 from tokenize_shards.grammar_masks import cut_instances, picture_of
@@ -19,7 +20,7 @@ from tokenize_shards.sequence import SIDE, SequenceTokenizer
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.views import View
 from trainer.generate.job import Spot
-from trainer.lexicon import Lexicon, as_label
+from trainer.lexicon import Lexicon
 
 
 def labels_in_view(
