@@ -75,13 +75,13 @@ def test_a_fit_looks_at_no_more_views_than_allowed_spread_over_all(sizes: list[i
 def test_shards_without_a_chosen_photo_are_not_read(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.MAX_VIEWS, "cut", 2)
     ds = Dataset.open(str(labelled))
-    read, samples = list[int](), ds.samples
+    read, files = list[int](), ds.image_files
 
-    def told(k: int) -> Any:
+    def told(k: int, *more: Any) -> Any:
         read.append(k)
-        return samples(k)
+        return files(k, *more)
 
-    monkeypatch.setattr(ds, "samples", told)
+    monkeypatch.setattr(ds, "image_files", told)
     data = Gatherer(ds, small_config(labelled)).gather([specs()["tok_rgb"]])["tok_rgb"]
     assert read == [0, 1] and len(data.train) + len(data.heldout) == 3, "one held out, for the two that are not"
 
