@@ -66,6 +66,7 @@ def adopt(
     what: Annotated[str, typer.Argument(help="A token modality (tok_rgb), or `model`.")],
     weights: Annotated[str, typer.Argument(help="The published checkpoint: hf:org/name@revision or file:FOLDER.")],
     name: Annotated[str, typer.Option("--name", help="What to call a model.")] = "published",
+    assign: Assign = None,
     as_json: AsJson = False,
 ) -> None:
     """Use a published 4M tokenizer for a token modality, or a published 4M model, in place of one fitted here."""
@@ -75,7 +76,7 @@ def adopt(
     from tokenize_shards.fourm.adopt import adopt_tokenizer
     from trainer.fourm.adopt import adopt_model
 
-    config = settings(target, None)
+    config = settings(target, assign)
     ds = Dataset.open(config.root)
     found = resolve(weights)
     if what == "model":
