@@ -188,13 +188,15 @@ def forget(
     as_json: AsJson = False,
 ) -> None:
     """Remove samples for good: from every recipe of every modality, old ones too. Their places stay, as nulls."""
+    from pipeline.cards.data_card import write_cards
     from pipeline.care.forget import forget as run
     from pipeline.cli.console import err, print_json
     from pipeline.dataset import Dataset
     from tokenize_shards.rebuild import token_rewrite
 
-    config = settings(target, None)
-    counts = run(Dataset.open(config.root), ids, token_rewrite)
+    ds = Dataset.open(settings(target, None).root)
+    counts = run(ds, ids, token_rewrite)
+    write_cards(ds)
     for name, shards in counts.items():
         err.print(f"  {name}: {shards} shards written again", markup=False)
     err.print(
@@ -211,6 +213,7 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Switch which recipe of a modality is current, atomically; going back is the same command."""
+    from pipeline.cards.data_card import write_cards
     from pipeline.care.promote import go_back, parse_ref
     from pipeline.care.promote import promote as run
     from pipeline.cli.console import err, print_json
@@ -221,6 +224,7 @@ def promote(
     if (manifest is None) == (not refs):
         raise ConfigError("promote: name recipes (MODALITY@RECIPE), or --manifest N, one of the two.")
     now = go_back(ds, manifest) if manifest is not None else run(ds, [parse_ref(ds, text) for text in refs or ()])
+    write_cards(ds)
     err.print(f"promote: manifest {now.version} is current.", markup=False)
     if as_json:
         print_json({"manifest": now.version, "modalities": dict(now.modalities)})

@@ -117,16 +117,17 @@ def run_label(config: Any, only: list[str], quiet: bool = False) -> Any:
     from pipeline.label import label as run
 
     ds = Dataset.open(config.root)
+    before = ds.manifest().version
     with bars(f"Label {config.root}", "shards", quiet) as progress:
         report = run(ds, config, only, progress, lambda sentence: err.print(f"  Licence: {sentence}", markup=False))
-    return carded(ds, report)
+    return carded(ds, before, report)
 
 
-def carded(ds: Any, report: Any) -> Any:
-    """The report, after the data set's cards followed what the run made."""
+def carded(ds: Any, before: int, report: Any) -> Any:
+    """The report, after the data set's cards followed what the run made. before: the manifest's version then."""
     from pipeline.cards.data_card import write_cards
 
-    if report.done:
+    if report.done or ds.manifest().version != before:
         write_cards(ds)
     return report
 

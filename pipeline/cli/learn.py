@@ -88,9 +88,10 @@ def run_tokenize(config: Any, only: list[str], quiet: bool = False) -> Any:
     from tokenize_shards.tokenize import tokenize as run
 
     ds = Dataset.open(config.root)
+    before = ds.manifest().version
     with bars(f"Tokenize {config.root}", "shards", quiet) as progress:
         report = run(ds, config, only, progress)
-    return carded(ds, report)
+    return carded(ds, before, report)
 
 
 def run_decode(config: Any, only: list[str], view: int = 0, quiet: bool = False) -> Any:

@@ -12,6 +12,7 @@ import yaml
 
 from labelers.core.labeler import Licence
 from pipeline.cards.data_card import CARD, CROISSANT, data_card, write_cards
+from pipeline.cli.data import carded
 from pipeline.dataset import Dataset
 from pipeline.label import label
 from pipeline.status import status
@@ -68,3 +69,16 @@ def test_a_licence_that_forbids_commercial_use_is_said(labelled: Dataset, monkey
     monkeypatch.setattr(FakeBase, "licence", Licence("MIT", "CC-BY-NC-4.0", commercial=False))
     text = data_card(status(labelled))
     assert "**Not for commercial use**: fake_map, fake_vector" in text and "MIT / CC-BY-NC-4.0" in text
+
+
+def test_the_card_follows_the_manifest_back(labelled: Dataset) -> None:
+    config = fake_config(labelled.storage.url)
+    before = labelled.current("fake_vector")
+    write_cards(labelled)
+    label(labelled, fake_config(labelled.storage.url, "b"))
+    assert write_cards(labelled)
+    version = labelled.manifest().version
+    report = label(labelled, config)  # nothing to make: only the manifest goes back
+    assert report.done == 0 and labelled.current("fake_vector") == before
+    carded(labelled, version, report)
+    assert before in labelled.storage.read_bytes(CARD).decode()
