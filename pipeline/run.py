@@ -93,8 +93,8 @@ def make_plan(ds: Dataset, steps: Sequence[Step]) -> list[Item]:
 
 
 def choose_executor(config: Config, items: Sequence[Item], notes: list[str]) -> Executor:
-    """The executor of that name; `ray` falls back to `local`, with a note, where Ray cannot start, and is not started
-    for nothing.
+    """The executor of that name; `ray` falls back to `local`, with a note, where Ray cannot start on this machine, and
+    is not started for nothing.
     """
     if config.executor == "local" or not items:
         return LocalExecutor()

@@ -36,7 +36,7 @@ class RayUnavailable(Exception):
 
 def start_ray() -> None:
     """Join the cluster RAY_ADDRESS names, or start one on this machine; nothing where Ray already runs. RayUnavailable
-    if neither.
+    if neither; ConfigError where the cluster that was named cannot be joined.
     """
     import ray
 
@@ -51,6 +51,12 @@ def start_ray() -> None:
             log_to_driver=False, logging_level=logging.ERROR, configure_logging=True,
         )  # fmt: skip
     except Exception as error:
+        named = os.environ.get("RAY_ADDRESS")
+        if named:  # who names a cluster does not mean this machine
+            raise ConfigError(
+                f"RAY_ADDRESS={named}: no Ray cluster can be joined there ({last_line(error)}). From outside a cluster use "
+                "`ray job submit`; to work on this machine unset it, or add --executor local."
+            ) from error
         raise RayUnavailable(f"{type(error).__name__}: {error}") from error
 
 

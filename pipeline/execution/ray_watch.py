@@ -199,7 +199,8 @@ def missing_program(error: BaseException, where: str) -> None:
     """ConfigError where a remote error says that this program, or what it needs to run at all, is not there."""
     text = str(error)
     if "ModuleNotFoundError" in text or "failed to import" in text or "RuntimeEnvSetupError" in type(error).__name__:
-        what = next((line.strip() for line in text.splitlines() if "No module named" in line), "its environment fails")
+        said = [line.strip().partition(": ")[2] for line in text.splitlines() if "ModuleNotFoundError: " in line]
+        what = said[-1][:200] if said else f"its environment cannot be made: {' '.join(text.split())[-200:]}"
         raise ConfigError(
             f"node {where} cannot run this program ({what[-200:]}). Install manymodal on every node, or submit with "
             "`ray job submit --working-dir .` where all it depends on is installed."
