@@ -157,7 +157,7 @@ def test_f3_driver_killed_and_ray_started_again(tmp_path: Path) -> None:
     assert done.returncode == 0, said
     assert {p: p.read_bytes() for p in before} == before, "no shard is committed twice"
     again = start(root, "--executor", "local")
-    _, said = again.communicate(timeout=60)
+    _, said = again.communicate(timeout=120)
     assert "0 shards to do" in said
 
 
@@ -167,12 +167,12 @@ def test_f25_interrupted_in_order_and_resumable(tmp_path: Path, number: int, cod
     process = start(root, "--executor", "local")
     wait_for(root, 3, process)
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == code, said
     assert "interrupted" in said
     assert "Traceback" not in said
     done = start(root, "--executor", "local")
-    _, said = done.communicate(timeout=60)
+    _, said = done.communicate(timeout=120)
     assert done.returncode == 0, said
 
 

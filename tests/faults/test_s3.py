@@ -229,7 +229,7 @@ def test_f9_what_no_repetition_mends(
     start = time.monotonic()
     with pytest.raises(ManymodalError, match=says) as found:
         Dataset.create(f"s3://{bucket}" if bucket else f"{s3}/ds", "w", 5)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15, "at once, on a machine however busy"
     assert found.value.exit_code == code
     shown = "".join(traceback.format_exception(found.value))
     assert "canary" not in shown and "\n" not in str(found.value)

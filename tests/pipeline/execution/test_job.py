@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,11 +115,22 @@ def test_label_as_a_job_from_a_clean_copy(tmp_path: Path, sources: Path, cluster
     assert "9 shards to do, 9 done, 0 failed" in said
     assert "(ray)" in said, "in this process it would prove nothing"
     assert sorted(ds.commits("canny_edge", ds.current("canny_edge"))) == [0, 1, 2]
-    with urllib.request.urlopen(cluster["METRICS"], timeout=20) as answer:
-        metrics = answer.read().decode()
+    metrics = scraped(cluster["METRICS"], "shards_done", 9)
     assert total(metrics, "shards_done") == 9, "Prometheus sees what the summary says, and the storage holds"
     assert total(metrics, "samples") == 36
     assert total(metrics, "nulls") == 12, "no photo has a caption"
+
+
+def scraped(url: str, name: str, least: float) -> str:
+    """What the endpoint says, once a counter has come so far: Ray passes counts on every few seconds. Bounded."""
+    metrics = ""
+    for _ in range(150):
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            metrics = answer.read().decode()
+        if total(metrics, name) >= least:
+            break
+        time.sleep(0.2)
+    return metrics
 
 
 def total(metrics: str, name: str) -> float:
