@@ -24,6 +24,7 @@ from labelers.core.weights import Weight, WeightError, default_cache, digest, li
 from pipeline.errors import ConfigError, DamageError
 from pipeline.records import canonical_json
 from pipeline.storage import Storage
+from pipeline.storage.places import here
 
 Trusted = Callable[[str, str], Path]  # (key, sha256) -> local path of a key whose bytes were checked
 
@@ -37,7 +38,7 @@ def resolve_weights(storage: Callable[[], Storage], urls: Mapping[str, str]) -> 
     try:
         pinned = {slot: _pinned(storage, url) for slot, url in urls.items()}
         try:
-            return resolve_all(pinned)
+            return resolve_all(pinned, here=here)
         except WeightError:
             found = {slot: _kept(storage(), url) for slot, url in pinned.items()}
             if not all(found.values()):

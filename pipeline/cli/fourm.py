@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from pipeline.cli.options import AsJson, Assign, Target, settings
 
 def export(
     target: Target,
-    out: Annotated[str, typer.Argument(help="Where to write the folders of tars.")],
+    out: Annotated[str, typer.Argument(help="Where to write the folders of tars: a folder or s3://bucket/prefix.")],
     only: Annotated[list[str] | None, typer.Option("--only", help="Only this modality, and rgb; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -25,7 +24,7 @@ def export(
 
     ds = Dataset.open(settings(target, None).root)
     with bars(f"Export {ds.storage.url}", "shards", as_json) as progress:
-        report = run(ds, Path(out), only or [], progress)
+        report = run(ds, out, only or [], progress)
     lacking: dict[str, int] = {}
     for name in report.left_out.values():
         lacking[name] = lacking.get(name, 0) + 1
@@ -55,7 +54,7 @@ def import_(
     config = settings(target, assign)
     ds = Dataset.create(config.root, config.name, config.shard_size)
     with bars(f"Import {folder}", "modalities", as_json) as progress:
-        report = read_layout(ds, Path(folder), progress)
+        report = read_layout(ds, folder, progress)
     table(f"Imported {folder}: {report.samples} samples", ("tokens", "samples"), list(report.tokens.items()))
     if as_json:
         print_json(asdict(report))
@@ -64,21 +63,23 @@ def import_(
 def adopt(
     target: Target,
     what: Annotated[str, typer.Argument(help="A token modality (tok_rgb), or `model`.")],
-    weights: Annotated[str, typer.Argument(help="The published checkpoint: hf:org/name@revision or file:FOLDER.")],
+    weights: Annotated[
+        str, typer.Argument(help="The published checkpoint: hf:org/name@revision, file:FOLDER or s3://bucket/prefix.")
+    ],
     name: Annotated[str, typer.Option("--name", help="What to call a model.")] = "published",
     assign: Assign = None,
     as_json: AsJson = False,
 ) -> None:
     """Use a published 4M tokenizer for a token modality, or a published 4M model, in place of one fitted here."""
-    from labelers.core.weights import resolve
     from pipeline.cli.console import err, print_json
     from pipeline.dataset import Dataset
+    from pipeline.weights import resolve_weights
     from tokenize_shards.fourm.adopt import adopt_tokenizer
     from trainer.fourm.adopt import adopt_model
 
     config = settings(target, assign)
     ds = Dataset.open(config.root)
-    found = resolve(weights)
+    found = resolve_weights(lambda: ds.storage, {"": weights})[""]
     if what == "model":
         record = adopt_model(ds, found, name)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +26,7 @@ def transfer(
     scratch: Annotated[bool, typer.Option("--scratch", help="The same encoder from nothing, to compare with.")] = False,
     setting: Setting = None,
     name: Annotated[str | None, typer.Option("--name", help="Kept under _transfers/NAME.")] = None,
-    export: Annotated[str | None, typer.Option("--export", help="Write the encoder for transformers here.")] = None,
+    export: Annotated[str | None, typer.Option("--export", help="Write the encoder for transformers here, or to s3://.")] = None,
     model: ModelName = None, assign: Assign = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Fit a head on the encoder, from RGB alone or with other modalities, for a task of your own; export the encoder."""
@@ -62,16 +62,14 @@ def run_transfer(
     with bars(f"Transfer from {chosen} to {task}", "steps", quiet) as progress:
         done = run(ds, config.tokens.seed, predictor, task, labels, sources, settings_, progress)
     words = [task, *sources, *(["scratch"] if scratch else []), *(["frozen"] if frozen else [])]
-    folder = keep(
-        ds, done, name or "-".join(words), chosen, predictor.record, settings_, Path(export) if export else None
-    )
+    folder = keep(ds, done, name or "-".join(words), chosen, predictor.record, settings_, export)
     title = f"{done.task}: {done.result.train} samples to learn from, {done.result.test} to judge by"
     table(title, ("score", "value"), [(n, f"{v:.4f}") for n, v in done.result.scores.items()])
     if export:
         err.print(f"  for transformers: {export}", markup=False)
     return {
         "task": done.task, "from": sources, "frozen": frozen, "scratch": scratch, "train": done.result.train,
-        "test": done.result.test, "scores": done.result.scores, "folder": str(folder), "export": export,
+        "test": done.result.test, "scores": done.result.scores, "folder": folder, "export": export,
     }  # fmt: skip
 
 
@@ -136,7 +134,7 @@ def run_evaluate(
     how = Decoding(**(options or {}))
     judged = Evaluation(
         ds, predictor, sources, targets, config.tokens.seed, how=how, variants=variants, view=view,
-        truths=truths_of(ds, truth or []), classes=Classify(Path(classes)).by_name if classes else None,
+        truths=truths_of(ds, truth or []), classes=Classify(classes).by_name if classes else None,
     )  # fmt: skip
     spots = pick_spots(ds, config.tokens.holdout, rows, [])
     if rows and predictor is not None and not everything:
@@ -152,7 +150,7 @@ def run_evaluate(
     sheet, chart = sheet_of(found, about), plot(found)
     report = {**found.to_json(), "about": dict(about)}
     report["page"] = keep_page(ds, "evaluation.html", out, lambda path: render_sheet(sheet, path))
-    beside = {end: str(Path(out).with_suffix(end)) if out else None for end in (".png", ".json")}
+    beside = {end: f"{os.path.splitext(out)[0]}{end}" if out else None for end in (".png", ".json")}
     if chart is not None:
         picture = Image.fromarray(chart)
         report["plot"] = keep_page(ds, "evaluation.png", beside[".png"], lambda path: picture.save(path, "PNG"))

@@ -37,20 +37,24 @@ def run_gallery(config: Any, out: str | None = None, rows: int = 40, quiet: bool
 
 
 def keep_page(ds: Any, name: str, out: str | None, render: Callable[[Path], object]) -> str:
-    """Render a page to the path `out`, or into the data set under `name`; where it lies."""
-    if out:
+    """Render a page to `out`, a path or s3://, or into the data set under `name`; where it lies."""
+    from pipeline.storage.places import parent
+
+    if out and "://" not in out:
         render(Path(out))
         return str(Path(out).absolute())
-    with ds.storage.scratch() as folder:
+    storage, name = parent(out) if out else (ds.storage, name)
+    with storage.scratch() as folder:
         render(folder / name)
-        ds.storage.put(name, (folder / name).read_bytes())
-    return f"{ds.storage.url}/{name}"
+        storage.put(name, (folder / name).read_bytes())
+    return f"{storage.url}/{name}"
 
 
 def demo(
     out: Annotated[str, typer.Option("--out", help="Where the demo's data set and page go.")] = "demo-out",
     images: Annotated[
-        str | None, typer.Option("--images", help="Your own folder of photos, instead of the demo's.")
+        str | None,
+        typer.Option("--images", help="Your own folder of photos, or s3://bucket/prefix, instead of the demo's."),
     ] = None,
     executor: Run = None,
     assign: Assign = None,
@@ -65,7 +69,7 @@ def demo(
     from pipeline.storage import open_storage
 
     storage = open_storage(out)
-    if images is not None and not Path(images).is_dir():
+    if images is not None and "://" not in images and not Path(images).is_dir():
         raise ConfigError(f"--images {images}: no such folder")
     there = storage.list("")
     if there and not there.keys() & {"dataset.json", CONFIG_NAME}:

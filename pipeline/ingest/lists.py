@@ -1,7 +1,8 @@
 """Lists of paths or URIs as a source: Parquet, CSV and TSV with a column uri, path or url (and perhaps caption), or
 text lines.
 
-Relative paths count from the list's folder. Side-cars beside a listed file come along; the list's own caption goes
+Relative paths count from the list's folder; in a bucket too, where absolute ones count from its top. Side-cars beside a
+listed file come along (not those of s3:// images: to ask would cost two requests an image); the list's own caption goes
 before them. Web addresses are not fetched.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -20,26 +22,48 @@ from pipeline.errors import ConfigError
 from pipeline.ingest.candidate import Candidate, Payload, refused, uri_of
 from pipeline.ingest.folder import file_candidate
 from pipeline.ingest.s3 import S3, s3_candidate
+from pipeline.storage.places import here
+from pipeline.storage.s3_client import shown
 
 LIST_EXTS = ("parquet", "csv", "tsv", "txt")
 _URI_COLUMNS = ("uri", "path", "url")
 _Row = tuple[str | None, str | None]  # (path or URI, caption)
 
 
-def read_list(path: Path) -> Iterator[Candidate]:
-    """Candidates in the order of the list. ConfigError where the list itself cannot be read."""
+def read_list(path: Path, uri: str = "") -> Iterator[Candidate]:
+    """Candidates in the order of the list. uri: where it lies in a bucket, of which `path` is a copy. ConfigError where
+    the list itself cannot be read.
+    """
     rows = {".parquet": _parquet_rows, ".txt": _text_rows}.get(path.suffix.lower(), _csv_rows)
-    folder, s3 = path.absolute().parent, S3()
+    name, s3 = shown(uri) if uri else str(path), S3()
+    own = shown(uri) if uri else uri_of(path)
     try:
         for number, (entry, caption) in enumerate(rows(path), 1):
             if entry is None or not entry.strip():
-                yield refused(uri_of(path, f"row={number}"), "empty_entry", f"row {number} of the list names nothing")
+                yield refused(f"{own}#row%3D{number}", "empty_entry", f"row {number} of the list names nothing")
             else:
-                yield _captioned(_listed(folder, s3, entry.strip()), caption)
+                entry = _in_bucket(uri, entry.strip()) if uri else entry.strip()
+                yield _captioned(_listed(path.absolute().parent, s3, entry), caption)
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
-            f"{path}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again."
+            f"{name}: cannot be read as a list ({' '.join(str(error).split())[:200]}). Write it again."
         ) from error
+
+
+def read_s3_list(uri: str) -> Iterator[Candidate]:
+    """`read_list` of a list in a bucket. ConfigError at once where it is not there."""
+    path = here(uri)
+    if not path.is_file():
+        raise ConfigError(f"{shown(uri)}: no such list. Check the name of the source.")
+    return read_list(path, uri)
+
+
+def _in_bucket(uri: str, entry: str) -> str:
+    """An entry of the list at `uri`, its relative path as a URI of the same bucket."""
+    if "://" in entry:
+        return entry
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return f"s3://{bucket}/{posixpath.normpath(posixpath.join('/', posixpath.dirname(key), entry)).lstrip('/')}"
 
 
 def _listed(folder: Path, s3: S3, entry: str) -> Candidate:

@@ -118,8 +118,6 @@ def open_s3(spec: str, exclude: str | None = None) -> Iterator[Candidate]:
         return read_s3_tar(s3, spec)
     if ext in IMAGE_EXTS:
         return iter([s3_candidate(s3, spec)])
-    if ext in ("parquet", "csv", "tsv", "txt"):
-        raise ConfigError(f"{shown(spec)}: lists are read from this machine; copy it here. It may name s3:// images.")
     return walk_s3(s3, bucket, key.strip("/") + "/" if key.strip("/") else "", exclude)
 
 

@@ -5,7 +5,7 @@ photo.jpg                    one image
 laion-{00000..00041}.tar     WebDataset tars (one, or a brace pattern) in the img2dataset layout: image, .txt, .json
 list.parquet, .csv, .tsv     a list with a column uri, path or url, and perhaps caption
 list.txt                     a path or URI a line
-s3://bucket/...              a folder, an image or tars as above, in an object store; lists may name s3:// images
+s3://bucket/...              a folder, an image, tars or a list as above, in an object store; any list may name s3:// images
 
 Sources only name and read; what is no image is found out by decoding, one candidate at a time.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.ingest.candidate import IMAGE_EXTS, Candidate, extension
 from pipeline.ingest.folder import file_candidate, walk
-from pipeline.ingest.lists import LIST_EXTS, read_list
+from pipeline.ingest.lists import LIST_EXTS, read_list, read_s3_list
 from pipeline.ingest.s3 import open_s3
 from pipeline.ingest.tars import read_tar
 
@@ -30,6 +30,8 @@ def open_source(spec: str, exclude: str | None = None) -> Iterator[Candidate]:
     exclude: a folder or prefix not to walk into (the data set's own root). ConfigError, at once, where the spec names nothing
     usable.
     """
+    if spec.startswith("s3://") and not spec.endswith("/") and extension(spec) in LIST_EXTS:
+        return read_s3_list(spec)
     if spec.startswith("s3://"):
         return chain.from_iterable([open_s3(name, exclude) for name in _expand(spec)])
     path = Path(spec.removeprefix("file://")).expanduser()

@@ -8,7 +8,7 @@ protocol asks of a storage.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -87,6 +87,15 @@ class Storage(Protocol):
 
     def put_folder(self, key: str, path: Path) -> None:
         """Make the files directly in `path` the newest version of the folder `key`; readers see the old or the new one."""
+
+
+def below(storage: Storage, folder: str) -> Iterator[str]:
+    """Every key below a folder, at any depth."""
+    for key in storage.list(folder):
+        if key.endswith("/"):
+            yield from below(storage, key.rstrip("/"))
+        else:
+            yield key
 
 
 def plain(key: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.errors import StorageError
 from pipeline.records import canonical_json, file_sha256
-from pipeline.storage.interface import Storage
+from pipeline.storage.interface import Storage, below
 
 HOMES = ("_models", "_indexes", "_transfers")  # where such folders lie in a data set
 KEPT = 2
@@ -89,7 +89,7 @@ class Folders:
         for name in [n for n in listed if n.endswith(".json") and int(n[-11:-5]) <= last]:
             self.storage.delete(name)
         for name in [n for n in listed if n.endswith("/") and _number(n) <= last]:
-            for file in _below(self.storage, name.rstrip("/")):
+            for file in below(self.storage, name.rstrip("/")):
                 self.storage.delete(file)
 
     def sweep(self, before: float, dry_run: bool) -> list[str]:
@@ -100,7 +100,7 @@ class Folders:
             records = [json.loads(self.storage.read_bytes(name)) for name in listed if name.endswith(".json")]
             named = {f"{home}{record['folder']}/" for record in records}
             for folder in [name for name in listed if name.endswith("/") and name not in named]:
-                old = [key for key in _below(self.storage, folder.rstrip("/")) if self.storage.modified(key) <= before]
+                old = [key for key in below(self.storage, folder.rstrip("/")) if self.storage.modified(key) <= before]
                 found += old
                 for key in [] if dry_run else old:
                     self.storage.delete(key)
@@ -110,14 +110,6 @@ class Folders:
 def _number(folder: str) -> int:
     """Of ".../v000007-<attempt>/"."""
     return int(folder.rstrip("/").rsplit("/", 1)[-1][1:7])
-
-
-def _below(storage: Storage, folder: str) -> Iterator[str]:
-    for key in storage.list(folder):
-        if key.endswith("/"):
-            yield from _below(storage, key.rstrip("/"))
-        else:
-            yield key
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ READS_GOAL, WRITES_GOAL = 10, 4 + 12 / (SHARDS * STEPS)
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """These variables too, while the block runs."""
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -67,7 +68,7 @@ def bucket(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     photos = _photos(folder / "photos", PHOTOS)
     local, _, folder_s = _build(str(folder / "local"), photos)
     (folder / "seaweed").mkdir()
-    with seaweed(folder / "seaweed", weed) as server, _environment(server.environment(folder)):
+    with seaweed(folder / "seaweed", weed) as server, environment(server.environment(folder)):
         server.client().create_bucket(Bucket="lab")
         ds, config, bucket_s = _build("s3://lab/ds", photos)
         counts: Counter[str] = Counter(ds.storage.client.counts)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.bench import (
     cloud,
+    cloud_demo,
     engine,
     generation,
     labels,
@@ -57,6 +58,7 @@ BENCHES: dict[str, Bench] = {
     "mask_tokenizer": tokenizers.masks,
     "encoder": tokenizers.encoder,
     "bucket": cloud.bucket,
+    "demo_on_s3": cloud_demo.through_s3,
     "tokenize": tokens.overhead,
     "labels": labels.against_truth,
     "networks": networks.on_gpu,

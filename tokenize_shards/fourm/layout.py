@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from labelers.core.registry import all_modalities
 from pipeline.dataset import IMAGE_EXTS, Dataset
 from pipeline.errors import ConfigError
 from pipeline.records import canonical_json
+from pipeline.storage import Storage, open_storage
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.shards import open_tokens
 from tokenize_shards.views import view_of
@@ -51,13 +50,14 @@ Column = Mapping[str, tuple[str, bytes]]  # id -> (extension, bytes), the sample
 
 
 def export(
-    ds: Dataset, out: Path, only: Sequence[str] = (), progress: Progress = lambda *_: None
+    ds: Dataset, out: str, only: Sequence[str] = (), progress: Progress = lambda *_: None
 ) -> Exported:  # fmt: skip
-    """Write the current manifest's images, fixed-width tokens and sequence labels. only: these modalities, with rgb.
+    """Write the current manifest's images, fixed-width tokens and sequence labels. out: a folder, or s3://. only: these
+    modalities, with rgb.
 
     ConfigError for a modality that is not there or not complete, or has tokens that do not fit int16.
     """
-    columns = _columns(ds, only)
+    columns, store = _columns(ds, only), open_storage(out)
     report = Exported(modalities=[*columns, *([CROPS] if any(n.startswith("tok_") for n in columns) else [])])
     for k in ds.shards():
         held = {name: read(k) for name, read in columns.items()}
@@ -67,10 +67,10 @@ def export(
         if CROPS in report.modalities:
             held[CROPS] = _crops(ds, k, _views_of(ds, columns))
         for name, column in held.items():
-            _write(out / name / f"shard-{k:05d}.tar", [(i, *column[i]) for i in whole])
+            store.put(f"{name}/shard-{k:05d}.tar", _tar([(i, *column[i]) for i in whole]))
         report.samples += len(whole)
         progress("export", k + 1, len(ds.shards()), "")
-    _replace(out / DESCRIPTION, canonical_json(_description(ds, columns)))
+    store.put(DESCRIPTION, canonical_json(_description(ds, columns)))
     return report
 
 
@@ -153,27 +153,28 @@ def _description(ds: Dataset, columns: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": ds.name, "recipes": {n: ds.recipe(r) for n, r in recipes.items()}, "tokens": rows}
 
 
-def _write(path: Path, members: Sequence[tuple[str, str, bytes]]) -> None:
-    """A tar with fixed times and owners, whole or not at all; equal content gives equal bytes."""
+def _tar(members: Sequence[tuple[str, str, bytes]]) -> bytes:
+    """A tar with fixed times and owners; equal content gives equal bytes."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, ext, value in members:
             info = tarfile.TarInfo(f"{key}.{ext}")
             info.size, info.mode = len(value), 0o444
             tar.addfile(info, io.BytesIO(value))
-    _replace(path, data.getvalue())
+    return data.getvalue()
 
 
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(data)
-    os.replace(aside, path)
+def tars_in(store: Storage, folder: str) -> list[str]:
+    """Keys of a folder's tars, in order."""
+    return [key for key in store.list(folder) if key.endswith(".tar")]
 
 
-def read_members(folder: Path) -> Iterator[tuple[str, str, bytes]]:
+def read_members(store: Storage, folder: str) -> Iterator[tuple[str, str, bytes]]:
     """(key, extension, bytes) of every plain member of a folder's tars, in order. ConfigError for a tar that is none."""
-    for path in sorted(folder.glob("*.tar")):
+    tars = tars_in(store, folder)
+    for place, name in enumerate(tars):
+        store.prefetch((ahead, "") for ahead in tars[place + 1 : place + 3])
+        path = store.local(name)
         try:
             with tarfile.open(path, "r:") as tar:
                 for info in tar:
@@ -183,4 +184,4 @@ def read_members(folder: Path) -> Iterator[tuple[str, str, bytes]]:
                         yield key, ext, handle.read()
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         except tarfile.TarError as error:
-            raise ConfigError(f"{path}: is no whole tar ({error}). Fetch it again.") from error
+            raise ConfigError(f"{store.url}/{name}: is no whole tar ({error}). Fetch it again.") from error

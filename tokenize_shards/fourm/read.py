@@ -6,13 +6,13 @@ settings, and they are never mixed with tokens of other crops.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from pipeline.errors import ConfigError
 from pipeline.ingest.ingest import ingest
 from pipeline.records import Commit, shard_name
 from pipeline.shard_task import replace
-from tokenize_shards.fourm.layout import CROPS, DESCRIPTION, Progress, read_members
+from pipeline.storage import Storage, open_storage
+from tokenize_shards.fourm.layout import CROPS, DESCRIPTION, Progress, read_members, tars_in
 from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec, specs
 
@@ -38,56 +39,56 @@ class Imported:
     tokens: dict[str, int] = field(default_factory=dict)
 
 
-def read_layout(ds: Dataset, folder: Path, progress: Progress = lambda *_: None) -> Imported:
-    """Images and tokens of a data set in 4M's layout. ConfigError for a folder that is none, or tokens that do not fit
-    the row of the token table they belong to.
+def read_layout(ds: Dataset, folder: str, progress: Progress = lambda *_: None) -> Imported:
+    """Images and tokens of a data set in 4M's layout, in a folder or at s3://. ConfigError for a folder that is none, or
+    tokens that do not fit the row of the token table they belong to.
     """
-    tars = sorted((folder / "rgb").glob("*.tar"))
+    store = open_storage(folder)
+    tars = tars_in(store, "rgb")
     if not tars:
         raise ConfigError(f"{folder}: has no rgb/*.tar; a data set in 4M's layout has one folder of tars a modality")
-    report = Imported(ingest(ds, [str(tar) for tar in tars]).samples)
+    report = Imported(ingest(ds, [f"{store.url}/{tar}" for tar in tars]).samples)
     ids = {
-        key: hashlib.sha256(data).hexdigest()[:32]
-        for key, ext, data in read_members(folder / "rgb")
-        if ext in IMAGE_EXTS
+        key: hashlib.sha256(data).hexdigest()[:32] for key, ext, data in read_members(store, "rgb") if ext in IMAGE_EXTS
     }
-    rows = _rows(folder)
-    crops = _digest(folder / CROPS)
+    rows = _rows(store)
+    crops = _digest(store, CROPS)
     current = {}
     for i, (name, spec) in enumerate(rows.items()):
-        recipe, report.tokens[name] = _read_tokens(ds, folder / name, spec, ids, crops)
+        recipe, report.tokens[name] = _read_tokens(ds, store, spec, ids, crops)
         current[name] = recipe
         progress("import", i + 1, len(rows), name)
     ds.update_manifest(current)
     return report
 
 
-def _rows(folder: Path) -> dict[str, TokenSpec]:
+def _rows(store: Storage) -> dict[str, TokenSpec]:
     """The row of the token table of each tok_ folder: from our own description, or the published table."""
     described: dict[str, Any] = {}
-    if (folder / DESCRIPTION).is_file():
-        described = json.loads((folder / DESCRIPTION).read_bytes()).get("tokens", {})
+    with contextlib.suppress(FileNotFoundError):
+        described = json.loads(store.read_bytes(DESCRIPTION)).get("tokens", {})
     known, found = specs("published"), {}
-    for path in sorted(folder.glob("tok_*")):
-        if path.name in described:
-            found[path.name] = TokenSpec(**described[path.name])
-        elif path.name in known:
-            found[path.name] = known[path.name]
+    for name in [key.rstrip("/") for key in store.list("") if key.startswith("tok_") and key.endswith("/")]:
+        if name in described:
+            found[name] = TokenSpec(**described[name])
+        elif name in known:
+            found[name] = known[name]
         else:
-            raise ConfigError(f"{path}: no token modality is named {path.name!r}. Known: {', '.join(known)}.")
+            raise ConfigError(f"{store.url}/{name}: no token modality is named {name!r}. Known: {', '.join(known)}.")
     return found
 
 
-def _digest(folder: Path) -> str:
+def _digest(store: Storage, folder: str) -> str:
     found = hashlib.sha256()
-    for key, _, data in read_members(folder):
+    for key, _, data in read_members(store, folder):
         found.update(key.encode() + data)
     return found.hexdigest()
 
 
-def _read_tokens(ds: Dataset, folder: Path, spec: TokenSpec, ids: dict[str, str], crops: str) -> tuple[str, int]:
+def _read_tokens(ds: Dataset, store: Storage, spec: TokenSpec, ids: dict[str, str], crops: str) -> tuple[str, int]:
     """Commit the tokens of one folder; (recipe id, samples that have them)."""
-    stream = _arrays(folder, spec, ids)
+    stream = _arrays(store, spec, ids)
+    folder = f"{store.url}/{spec.name}"
     first = next(stream, None)
     if first is None:
         raise ConfigError(f"{folder}: holds no tokens of a sample that was read")
@@ -115,9 +116,10 @@ def _read_tokens(ds: Dataset, folder: Path, spec: TokenSpec, ids: dict[str, str]
     return made, have
 
 
-def _arrays(folder: Path, spec: TokenSpec, ids: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(store: Storage, spec: TokenSpec, ids: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:
     """(id, uint16 (crops, tokens)) of the samples that were read. ConfigError for arrays of another kind."""
-    for key, ext, data in read_members(folder):
+    folder = f"{store.url}/{spec.name}"
+    for key, ext, data in read_members(store, spec.name):
         if ext != "npy" or key not in ids:
             continue
         try:

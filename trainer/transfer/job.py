@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.records import canonical_json
+from pipeline.storage.places import there
 from tokenize_shards.holdout import held_out
 from trainer.checkpoint import MODEL
 from trainer.generate.job import Spot
@@ -75,8 +76,8 @@ def keep(
     model: str,
     record: Mapping[str, Any],
     config: TransferConfig,
-    export: Path | None,
-) -> Path:
+    export: str | None,
+) -> str:
     """Write encoder, head and a record under _transfers/<name>, and the folder for transformers; where it lies."""
     about = {
         "model": model, "sha256": record.get("sha256", {}).get(MODEL, ""), "step": record.get("step", 0),
@@ -100,5 +101,6 @@ def keep(
     if export is not None:
         from trainer.transfer.hub import export as to_hub
 
-        to_hub(done.result.encoder, str(export), about)
-    return ds.storage.fetch_folder(f"_transfers/{name}")
+        with there(export) as folder:
+            to_hub(done.result.encoder, str(folder), about)
+    return f"{ds.storage.url}/_transfers/{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from labelers.core.registry import all_modalities
 from labelers.core.scores import ClassScores, DepthScores, average_precision
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.storage.places import here
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.table import image_row
 from trainer.generate.job import Spot
@@ -47,14 +48,13 @@ class Task(ABC):
 
 
 class Classify(Task):
-    """One class a sample, from a file of lines `file name or id,class`."""
+    """One class a sample, from a file of lines `file name or id,class`, on this machine or at s3://."""
 
     name = "classify"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str) -> None:
         try:
-            with path.open(newline="", encoding="utf-8") as handle:
+            with here(path).open(newline="", encoding="utf-8") as handle:
                 rows = [row for row in csv.reader(handle) if len(row) >= 2]
         except OSError as error:
             raise ConfigError(f"--labels {path}: cannot be read ({error.strerror})") from None
@@ -235,7 +235,7 @@ def task_of(name: str, labels: str, ds: Dataset) -> Task:
         if labels == "det" or labels.startswith("det:"):
             ds.current("det")
             return Present(ds, only=[n for n in labels.removeprefix("det").removeprefix(":").split("+") if n])
-        return Classify(Path(labels))
+        return Classify(labels)
     if name in ("segment", "depth"):
         ds.current("semseg" if name == "segment" else "depth")
         return Segment() if name == "segment" else Depth()

@@ -40,6 +40,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "AWS_ACCESS_KEY_ID": "AKIANOBODY", "AWS_SECRET_ACCESS_KEY": CANARY, "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"), "NO_PROXY": "127.0.0.1",
+        "MANYMODAL_CACHE": str(tmp_path / "cache"),
     }  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -141,9 +142,28 @@ def test_tars_and_single_images(bucket: Any, tmp_path: Path) -> None:
     assert source("s3://lab/cut.tar")[-1] == ("s3://lab/cut.tar", "truncated_tar")
 
 
-@pytest.mark.parametrize(
-    "spec", ["s3://", "s3:///x", "s3://no such bucket/x", "s3://lab/list.parquet", "s3://lab/l.txt"]
-)
+def test_lists_in_a_bucket(bucket: Any, tmp_path: Path) -> None:
+    text = b"a.png\n../top.png\n/other/b.png\ns3://lab/top.png\nno.png\n"
+    table = listed(tmp_path, "a.png", "  ", captions=["of the list", None]).read_bytes()
+    photos = {"lists/a.png": photo(0), "top.png": photo(1), "other/b.png": photo(2)}
+    bucket(
+        {"lists/l.txt": text, "lists/l.parquet": table, "lists/l.csv": b"path\na.png\n", "bad.parquet": b"no"} | photos
+    )
+    found = source("s3://lab/lists/l.txt")
+    assert good(found) == [photo(0), photo(1), photo(2), photo(1)]
+    assert [uri for uri, _ in found][1] == "s3://lab/top.png" and found[-1] == ("s3://lab/lists/no.png", "missing")
+    found = source("s3://lab/lists/l.parquet")
+    assert found[0][1] == Payload(photo(0), {"txt": b"of the list"})
+    assert found[1] == ("s3://lab/lists/l.parquet#row%3D2", "empty_entry")
+    assert good(source("s3://lab/lists/l.csv")) == [photo(0)]
+    bucket({"lists/l.csv": b"path\n../top.png\n"})
+    assert good(source("s3://lab/lists/l.csv")) == [photo(1)], "a list that was written again is fetched again"
+    for spec, says in (("s3://lab/gone.txt", "no such list"), ("s3://lab/bad.parquet", "cannot be read as a list")):
+        with pytest.raises(ConfigError, match=f"{spec}: {says}"):
+            source(spec)
+
+
+@pytest.mark.parametrize("spec", ["s3://", "s3:///x", "s3://no such bucket/x"])
 def test_sources_that_are_none_are_refused_at_once(spec: str) -> None:
     with pytest.raises(ConfigError) as found:
         source(spec)

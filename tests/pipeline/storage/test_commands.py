@@ -6,16 +6,20 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from pipeline.care.garbage import tree
+from labelers.core.registry import all_modalities
 from pipeline.dataset import Dataset
 from pipeline.storage import open_storage
+from pipeline.storage.interface import below
 from tests.pipeline.conftest import Command, Said
 from tests.seaweed import KEY, SECRET
 from tests.tokenize_shards.small import WORDS, photo, small_table
+from tests.trainer.fourm.test_load import tiny
 
 CONFIG = """
 name: small
@@ -108,8 +112,71 @@ def test_every_command_on_a_bucket(s3: str, tmp_path: Path, photos: Path, comman
         assert done.code == 0, (words, done.err)
         assert says in done.out + done.err, (words, done.out, done.err)
     assert ds.storage.read_bytes("gallery.html").startswith(b"<!")
+    use_and_exchange(s3, root, tmp_path, command)
     damage_and_repair(ds, command, root)
     no_secret(ds, said, tmp_path)
+
+
+def use_and_exchange(s3: str, root: str, tmp_path: Path, command: Command) -> None:
+    """What uses the model, and what goes from one data set to another: all inputs and outputs in the bucket."""
+    shelf = open_storage(f"{s3}/shelf")
+    rows = [row for k in Dataset.open(root).shards() for row in Dataset.open(root).index(k)]
+    shelf.put("classes.csv", "".join(f"{row.id},{'ab'[n % 2]}\n" for n, row in enumerate(rows)).encode())
+    for row in rows:
+        Image.fromarray(np.full((row.height, row.width), 17, np.uint8)).save(tmp_path / "map.png")
+        shelf.put(f"maps/{Path(row.uri).stem}.png", (tmp_path / "map.png").read_bytes())
+    _, config, tensors = tiny()
+    save_file(tensors, tmp_path / "model.safetensors")
+    shelf.put("published/config.json", json.dumps(config).encode())
+    shelf.put("published/model.safetensors", (tmp_path / "model.safetensors").read_bytes())
+    imported = (
+        "--set=labelers.import_semseg.enabled=true",
+        f"--set=labelers.import_semseg.weights.source={s3}/shelf/maps",
+    )
+    classes, page = f"{s3}/shelf/classes.csv", f"{s3}/shelf/pages/e.html"
+    for words, says in (
+        (("retrieve", root, "--from", "rgb", "--index", "small_vector", "--rows", "2"), f"{root}/retrieved-small_vector.html"),
+        (("evaluate", root, "--rows", "2", "--with-learned", "--classes", classes), f"{root}/evaluation.html"),
+        (("evaluate", root, "--labels-only", "--rows", "2", "--out", page), page),
+        (("transfer", root, "--labels", classes, "--with", "steps=2", "--export", f"{s3}/shelf/encoder"), f"{root}/_transfers/"),
+        (("label", root, "--only", "semseg", *imported), "semseg"),
+        (("export", root, f"{s3}/shelf/4m"), "Exported"),
+        (("import", f"{s3}/back", f"{s3}/shelf/4m"), "4 samples"),
+        (("adopt", root, "model", f"{s3}/shelf/published"), "published"),
+    ):  # fmt: skip
+        done = command(*words)
+        assert done.code == 0, (words, done.err)
+        assert says in done.out + done.err, (words, done.out, done.err)
+    ds, back = Dataset.open(root), Dataset.open(f"{s3}/back")
+    maps = [m for k in ds.shards() for m in ds.labels(all_modalities()["semseg"], k)]
+    assert sum(isinstance(m, np.ndarray) for m in maps) == 5, "one photo was forgotten"
+    recipe = ds.recipe(ds.current("semseg"))
+    assert recipe["weights"]["source"]["url"] == f"{s3}/shelf/maps", "the recipe says where they came from"
+    assert sum(len(back.ids(k)) for k in back.shards()) == 4 and back.current("tok_rgb")
+    assert {"encoder/", "pages/", "4m/"} <= shelf.list("").keys()
+    assert {"encoder/config.json", "encoder/model.safetensors"} <= shelf.list("encoder").keys()
+    assert {"pages/e.html", "pages/e.json"} <= shelf.list("pages").keys()
+    assert ds.storage.exists("_models/published/v000001.json")
+
+
+def test_the_demo_through_a_bucket_alone(s3: str, tmp_path: Path, photos: Path, command: Command) -> None:
+    source = open_storage(f"{s3}/photos")
+    for path in sorted(photos.iterdir()):
+        source.put(path.name, path.read_bytes())
+        path.unlink()
+    off = [f"labelers.{name}.enabled=false" for name in ("dinov2", "human_poses", "maskcut", "minilm_caption")]
+    small = ["tokens.fit_steps=2", "tokens.views=2", "train.size=micro", "train.steps=2", "train.batch=2"]
+    sets = [f"--set={one}" for one in (*off, *small)]
+    out = f"{s3}/lab/demo"
+    said = command("demo", "--out", out, "--images", f"{s3}/photos", "--executor", "local", *sets)
+    assert said.code == 0, said.err
+    assert f"{out}/gallery.html" in said.out
+    ds = Dataset.open(out)
+    assert [row.uri for row in ds.index(0)] == [f"{s3}/photos/p{n}.png" for n in range(6)]
+    assert ds.storage.exists("gallery.html") and not (tmp_path / "demo").exists()
+    said = command("demo", "--out", out, "--images", f"{s3}/photos", "--executor", "local", *sets)
+    assert said.code == 0 and said.err.count("0 shards to do") == 2, "it resumes, and there is nothing to do"
+    assert command("demo", "--out", f"{s3}/photos", "--images", f"{s3}/photos").code == 2, "other things lie there"
 
 
 def damage_and_repair(ds: Dataset, command: Command, root: str) -> None:
@@ -126,7 +193,7 @@ def damage_and_repair(ds: Dataset, command: Command, root: str) -> None:
 def no_secret(ds: Dataset, said: Said, tmp_path: Path) -> None:
     """Neither what a command says nor any object or copy has the credentials in it."""
     assert KEY not in said.err and SECRET not in said.err
-    keys = list(tree(ds.storage, ""))
+    keys = list(below(ds.storage, ""))
     assert len(keys) > 50
     for key in keys:
         data = ds.storage.read_bytes(key)

@@ -38,7 +38,7 @@ def plain(folder: Path) -> dict[str, dict[str, bytes]]:
 
 def test_read_sample_by_sample_with_keys_aligned(tokenized: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "4m"
-    report = export(tokenized, out)
+    report = export(tokenized, str(out))
     read = {name: plain(out / name) for name in report.modalities}
     assert {"rgb", "tok_rgb", "tok_canny_edge", "caption", "metadata", CROPS} <= read.keys()
     keys = list(read["rgb"])
@@ -69,18 +69,18 @@ def tokens_of(ds: Dataset, name: str, k: int) -> list[tuple[str, Any]]:
 
 
 def test_the_same_bytes_again(tokenized: Dataset, tmp_path: Path) -> None:
-    export(tokenized, tmp_path / "a")
-    export(tokenized, tmp_path / "b")
+    export(tokenized, str(tmp_path / "a"))
+    export(tokenized, str(tmp_path / "b"))
     files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*")]
     assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 
 
 def test_read_in_again(tokenized: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "4m"
-    report = export(tokenized, out, ["tok_rgb", "tok_canny_edge"])
+    report = export(tokenized, str(out), ["tok_rgb", "tok_canny_edge"])
     assert report.modalities == ["rgb", "tok_rgb", "tok_canny_edge", CROPS] and not report.left_out
     ds = Dataset.create(str(tmp_path / "back"), "back", 4)
-    read = read_layout(ds, out)
+    read = read_layout(ds, str(out))
     assert read.samples == report.samples and read.tokens == {"tok_canny_edge": 9, "tok_rgb": 9}
     for name in read.tokens:
         before = {i: row for k in tokenized.shards() for i, row in tokens_of(tokenized, name, k)}
@@ -89,30 +89,30 @@ def test_read_in_again(tokenized: Dataset, tmp_path: Path) -> None:
         assert all(np.array_equal(before[i], after[i]) for i in before)
         assert ds.recipe(ds.current(name))["params"]["seed"].startswith("crop_settings ")
     kept = snapshot(tmp_path / "back")
-    read_layout(ds, out)
+    read_layout(ds, str(out))
     assert snapshot(tmp_path / "back") == kept
 
 
 def test_a_sample_without_tokens_is_a_null_with_a_reason(tokenized: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "4m"
-    export(tokenized, out, ["tok_rgb"])
+    export(tokenized, str(out), ["tok_rgb"])
     shutil.rmtree(out / "tok_rgb")
     small = Dataset.open(str(tokenized.storage.url))
-    export(small, tmp_path / "whole", ["tok_rgb"])
+    export(small, str(tmp_path / "whole"), ["tok_rgb"])
     (out / "tok_rgb").mkdir()
     shutil.copy(tmp_path / "whole" / "tok_rgb" / "shard-00001.tar", out / "tok_rgb" / "shard-00001.tar")
     ds = Dataset.create(str(tmp_path / "back"), "back", 4)
-    assert read_layout(ds, out).tokens == {"tok_rgb": 4}
+    assert read_layout(ds, str(out)).tokens == {"tok_rgb": 4}
     commit = ds.commit_of("tok_rgb", ds.current("tok_rgb"), 0)
     assert commit is not None and set(commit.nulls.values()) == {"not in the data set it was imported from"}
 
 
 def test_what_cannot_be_exported_or_read_is_said(tokenized: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'tok_depth' is not in the data set"):
-        export(tokenized, tmp_path / "x", ["tok_depth"])
+        export(tokenized, str(tmp_path / "x"), ["tok_depth"])
     with pytest.raises(ConfigError, match=r"has no rgb/\*\.tar"):
-        read_layout(tokenized, tmp_path)
-    export(tokenized, tmp_path / "y", ["tok_rgb"])
+        read_layout(tokenized, str(tmp_path))
+    export(tokenized, str(tmp_path / "y"), ["tok_rgb"])
     (tmp_path / "y" / "tok_rgb").rename(tmp_path / "y" / "tok_unheard_of")
     with pytest.raises(ConfigError, match="no token modality is named 'tok_unheard_of'"):
-        read_layout(Dataset.create(str(tmp_path / "z"), "z", 4), tmp_path / "y")
+        read_layout(Dataset.create(str(tmp_path / "z"), "z", 4), str(tmp_path / "y"))
