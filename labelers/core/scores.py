@@ -7,7 +7,7 @@ Imported ground truth is a recipe like any other, so `manymodal diff` prints the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,14 @@ class Scores(Protocol):
 
     def result(self) -> dict[str, float]:
         """Scores by the name the field uses, best first; those that what was added does not define are left out."""
+
+
+@runtime_checkable
+class ScoresByClass(Scores, Protocol):
+    """Scores that can also be given class by class."""
+
+    def by_class(self) -> dict[str, float]:
+        """Of each class that the reference has, the score the pooled one is the mean of."""
 
 
 def average_precision(scores: NDArray[np.float64], hit: NDArray[np.bool_], truths: int) -> float:
@@ -65,14 +73,23 @@ class BoxScores:
     def result(self) -> dict[str, float]:
         precision, recall = self.at(0.0)
         found = {"precision": precision, "recall": recall}
-        curves = []
-        for name, truths in self._truths.items():
-            scores = np.array([s for label, s, _ in self._found if label == name], np.float64)
-            hits = np.array([row for label, _, row in self._found if label == name], bool).reshape(-1, len(IOU_STEPS))
-            curves.append([average_precision(scores, hits[:, i], truths) for i in range(len(IOU_STEPS))])
+        curves = list(self._curves().values())
         if curves:
             found |= {"ap50": float(np.mean(curves, axis=0)[0]), "ap": float(np.mean(curves))}
         return {name: value for name, value in found.items() if np.isfinite(value)}
+
+    def by_class(self) -> dict[str, float]:
+        """COCO's AP of each class that the reference has."""
+        return {name: float(np.mean(curve)) for name, curve in self._curves().items()}
+
+    def _curves(self) -> dict[str, list[float]]:
+        """AP at each IoU of IOU_STEPS, of each class that the reference has."""
+        curves = {}
+        for name, truths in self._truths.items():
+            scores = np.array([s for label, s, _ in self._found if label == name], np.float64)
+            hits = np.array([row for label, _, row in self._found if label == name], bool).reshape(-1, len(IOU_STEPS))
+            curves[name] = [average_precision(scores, hits[:, i], truths) for i in range(len(IOU_STEPS))]
+        return curves
 
 
 class ClassScores:

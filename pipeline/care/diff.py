@@ -14,7 +14,7 @@ import numpy as np
 from labelers.core.compare import METRICS, Compare
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_modalities
-from labelers.core.scores import Scores
+from labelers.core.scores import Scores, ScoresByClass
 from labelers.core.show import Cell, Words
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -40,7 +40,8 @@ class Column:
 class Diff:
     """a, b: the recipes. samples: compared. equal: with every metric perfect. only_a, only_b: labels the other side has a
     null for. both_null. metrics: name -> mean, median, worst 5 % of its distribution. pooled: scores over all boxes, pixels
-    or masks together, B being the reference. worst: (score, shard, place, id, metrics), worst first, by the first metric.
+    or masks together, B being the reference; by_class: the same for each class of B, where there are classes (IoU of class
+    maps, AP of boxes). worst: (score, shard, place, id, metrics), worst first, by the first metric.
     """
 
     a: Ref
@@ -52,6 +53,7 @@ class Diff:
     both_null: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     pooled: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, float] = field(default_factory=dict)
     worst: list[tuple[float, int, int, str, dict[str, float]]] = field(default_factory=list)
 
 
@@ -96,6 +98,7 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
                 if len(heap) > keep:
                     heapq.heappop(heap)
     result.pooled = scores.result() if scores is not None else {}
+    result.by_class = scores.by_class() if isinstance(scores, ScoresByClass) else {}
     result.metrics = {name: _summary(name, found) for name, found in values.items()}
     result.worst = sorted(heap, key=lambda case: (-case[0], case[1], case[2]))
     return result

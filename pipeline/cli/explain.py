@@ -68,6 +68,9 @@ def diff(
             ("score", "value"),
             [(m, f"{v:.4g}") for m, v in found.pooled.items()],
         )
+    if found.by_class:
+        ranked = sorted(found.by_class.items(), key=lambda pair: -pair[1])
+        err.print("  by class: " + ", ".join(f"{name} {value:.3g}" for name, value in ranked), markup=False)
     if found.worst:
         page = f"diff-{names[0]}-{names[1]}.html"
         where = keep_page(ds, page, out, lambda path: _page(ds, found, column, names, path))
@@ -78,7 +81,7 @@ def diff(
             {
                 "a": names[0], "b": names[1], "samples": found.samples, "equal": found.equal, "only_a": found.only_a,
                 "only_b": found.only_b, "both_null": found.both_null, "metrics": found.metrics, "pooled": found.pooled,
-                "worst": worst,
+                "by_class": found.by_class, "worst": worst,
             }
         )  # fmt: skip
 

@@ -60,7 +60,7 @@ BENCHES: dict[str, Bench] = {
     "bucket": cloud.bucket,
     "demo_on_s3": cloud_demo.through_s3,
     "tokenize": tokens.overhead,
-    "labels": labels.against_truth,
+    **labels.PARTS,
     "networks": networks.on_gpu,
     "using": using.using,
 }

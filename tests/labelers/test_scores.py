@@ -19,6 +19,7 @@ from labelers.core.scores import (
     JointScores,
     NormalScores,
     OverlapScores,
+    ScoresByClass,
     average_precision,
 )
 
@@ -139,3 +140,14 @@ def test_a_person_nobody_found_counts_as_zero() -> None:
     far = JointScores()
     far.add([{**person, "keypoints": person["keypoints"] + [500, 0, 0]}], [person])
     assert far.result()["oks"] < 0.01
+
+
+def test_scores_by_class_are_what_the_mean_is_made_of() -> None:
+    boxes = BoxScores()
+    boxes.add([box(0), box(50, "dog")], [box(0), box(100, "dog")])
+    assert boxes.by_class() == {"cat": 1.0, "dog": 0.0} and boxes.result()["ap"] == 0.5
+    classes = ClassScores(("a", "b", "c"))
+    classes.add(np.array([[1, 1, 2, 0]]), np.array([[1, 2, 2, 0]]))
+    assert classes.by_class() == {"a": 0.5, "b": 0.5}, "no c in the reference"
+    assert isinstance(boxes, ScoresByClass) and isinstance(classes, ScoresByClass)
+    assert not isinstance(OverlapScores(mask_overlap), ScoresByClass)

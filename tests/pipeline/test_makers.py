@@ -101,6 +101,7 @@ def test_an_import_takes_the_defaults_place_and_both_recipes_stay(world: tuple[D
     assert (found.samples, found.only_a) == (3, 1)
     assert found.metrics["precision"]["mean"] == 1.0
     assert found.pooled == pytest.approx({"precision": 1.0, "recall": 0.75, "ap50": 0.5, "ap": 0.5})
+    assert sorted(found.by_class.values()) == [0, 1], "of one class every box, of the other none"
     assert label(ds, config(ds, source)).todo == 0
 
 
