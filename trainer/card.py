@@ -34,7 +34,8 @@ def model_card(ds: Dataset, record: Mapping[str, Any]) -> str:
         f"**Not for commercial use**: it learned from {', '.join(restricted)}.\n" if restricted else "",
         "## Modalities\n\n| modality | kind | vocabulary | tokens | label made by | licences (code / weights) | recipe |\n"
         "|---|---|---|---|---|---|---|\n" + "".join("| " + " | ".join(row[:-1]) + " |\n" for row in rows),
-        _heldout(record.get("heldout") or {}),
+        _heldout("new views of known photos", record.get("heldout_views") or {}),
+        _heldout("new photos", record.get("heldout") or {}),
         "## Limits\n\nIt repeats the errors and biases of the backends above and of the images it saw. Predictions of people, "
         "poses and captions are guesses, not facts.\n",
     ]
@@ -59,7 +60,7 @@ def _row(ds: Dataset, stream: Mapping[str, Any], recipe: str | None) -> tuple[An
     return (*(str(cell).replace("|", "\\|") for cell in cells), restricted)
 
 
-def _heldout(heldout: Mapping[str, Mapping[str, Any]]) -> str:
+def _heldout(what: str, heldout: Mapping[str, Mapping[str, Any]]) -> str:
     if not heldout:
         return ""
     rows = "".join(
@@ -67,6 +68,6 @@ def _heldout(heldout: Mapping[str, Mapping[str, Any]]) -> str:
         for name, h in heldout.items()
     )
     return (
-        "## Held-out loss, nats a token\n\n| modality | given | model | unigram | uniform |\n|---|---|---|---|---|\n"
+        f"## Loss on {what}, nats a token\n\n| modality | given | model | unigram | uniform |\n|---|---|---|---|---|\n"
         + rows
     )

@@ -55,7 +55,9 @@ class TrainConfig(_Section):
     """Settings of a training run.
 
     batch: samples of a step, over all workers and accumulated parts. n_in, n_out: tokens a sample shows and is asked
-    for. holdout: share of photos left out. loss: mean over the streams of their means, or over all tokens. ema: decay of
+    for. holdout: share of photos left out. heldout_views: how many views of every other photo are left out, the last
+    ones; null: one where a photo has four or more, none where it has fewer. Of this data set alone, which is the one
+    that is judged. loss: mean over the streams of their means, or over all tokens. ema: decay of
     the averaged weights, 0 for none; where there are any, they are what is published. keep: checkpoints kept beside
     those of every keep_every-th step. block: samples masked together, null: what a worker takes at a time.
     """
@@ -84,6 +86,7 @@ class TrainConfig(_Section):
     text: list[TextSource] = []
     stale: bool = False
     holdout: float = Field(0.15, ge=0, lt=1)
+    heldout_views: int | None = Field(None, ge=0)
     seed: int = Field(0, ge=0)
     block: int | None = Field(None, ge=1)
     save_every: int = Field(200, ge=1)

@@ -1,5 +1,8 @@
 """The token shards of one data set, memory-mapped and joined by position, and the samples of them by number.
 
+Two things are never trained on, so that what was learned can be judged: some photos, and of every other photo its last
+views. The first says what carries over to other photos, the second whether these were learned or only their crops.
+
 Shard k of every modality holds the samples of index shard k in that order, so joining is indexing. Shards may be opened
 as they are needed, so that a data set can be larger than the disk it is read through.
 """
@@ -56,6 +59,7 @@ class Column:
 
 
 Shard = Mapping[str, Column]
+VIEWS_FOR_ONE = 4
 
 
 class LazyShards(Sequence[Shard]):
@@ -94,7 +98,8 @@ class Corpus:
     """The token shards of one data set at one manifest, and which of their samples are held out of training.
 
     recipes: recipe of each stream, for the checkpoint. manifest: its version (0 for arrays). makers: of each stream,
-    what its tokens mean: two data sets can only be trained on together where these are the same.
+    what its tokens mean: two data sets can only be trained on together where these are the same. views: of a sample;
+    train_views: how many of them, from 0 on, are trained on.
     """
 
     def __init__(
@@ -106,8 +111,12 @@ class Corpus:
         recipes: Mapping[str, str] | None = None,
         makers: Mapping[str, str] | None = None,
         window: int = 16,
+        heldout_views: int | None = 0,
     ) -> None:
-        """ConfigError where there is nothing to train on, DamageError where shards do not fit the streams."""
+        """ConfigError where there is nothing to train on, DamageError where shards do not fit the streams.
+
+        heldout_views: None: one where there are VIEWS_FOR_ONE, which costs a quarter of the crops at most; else none.
+        """
         if not streams:
             raise ConfigError("there is no token modality to train on; run `manymodal tokenize` first")
         tables(streams)
@@ -133,6 +142,13 @@ class Corpus:
             self.views = max((column.views for shard in shards for column in shard.values()), default=1)
             for k, shard in enumerate(shards):
                 self.check(k, shard)
+        apart = int(self.views >= VIEWS_FOR_ONE) if heldout_views is None else heldout_views
+        if not 0 <= apart < self.views:
+            raise ConfigError(
+                f"train.heldout_views: {apart} of {self.views} views held out leave none to train on; use "
+                f"0..{self.views - 1}, or raise tokens.views"
+            )
+        self.train_views = self.views - apart
 
     def check(self, k: int, shard: Shard) -> None:
         """Every stream of one shard has as many samples as the index, the right width, and only tokens of the
@@ -184,15 +200,23 @@ class Corpus:
         return batch
 
     def held_out(self, samples: int) -> tuple[Order, Order, Order]:
-        """(shard, row, view) of up to `samples` held-out samples: view 0 of each first, then view 1, and so on."""
-        pairs = [(k, int(row)) for k, rows in enumerate(self.held_rows) for row in rows[:samples]]
-        if not pairs:
-            empty = np.zeros(0, np.int64)
-            return empty, empty, empty
-        pairs = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, min(samples, len(pairs))).astype(int))]
-        views = max(1, min(self.views, samples // len(pairs)))
-        shard, row = np.tile(np.array(pairs, np.int64), (views, 1)).T
-        return shard, row, np.repeat(np.arange(views, dtype=np.int64), len(pairs))
+        """(shard, row, view) of up to `samples` of held-out photos: view 0 of each first, then view 1, and so on."""
+        return _spread(self.held_rows, np.arange(self.views), samples)
+
+    def held_views(self, samples: int) -> tuple[Order, Order, Order]:
+        """(shard, row, view) of up to `samples` held-out views of training photos."""
+        return _spread(self.train_rows, np.arange(self.train_views, self.views), samples)
+
+
+def _spread(rows: Sequence[Order], views: Order, samples: int) -> tuple[Order, Order, Order]:
+    """(shard, row, view) of up to `samples` of the given rows of each shard, evenly spread; one view after another."""
+    starts = np.cumsum([0, *map(len, rows)])
+    total = int(starts[-1]) if len(views) else 0
+    number = np.unique(np.linspace(0, max(0, total - 1), min(samples, total)).astype(np.int64))
+    shard = np.searchsorted(starts, number, side="right").astype(np.int64) - 1
+    row = np.array([rows[k][n - starts[k]] for k, n in zip(shard, number, strict=True)], np.int64)
+    views = views[: max(1, samples // max(1, len(number)))]
+    return np.tile(shard, len(views)), np.tile(row, len(views)), np.repeat(views, len(number)).astype(np.int64)
 
 
 def join(parts: Sequence[Tokens], at: Sequence[Order], batch: int) -> Tokens:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from pipeline.gallery import plots
 from pipeline.gallery.cells import duration
 
-PAGE, EVERY_S = "live.html", 20.0
+PAGE, EVERY_S, MEAN = "live.html", 20.0, "heldout_mean"
 STYLE = (Path(plots.__file__).parent / "style.css").read_text(encoding="utf-8")
 MORE = """main { max-width: 1080px; margin: 0 auto; padding: 32px 24px; }
 dl { display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 20px 0 28px; }
@@ -56,15 +56,17 @@ def page(
     terms = Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, v) for k, v in figures.items())
     parts = [Markup("<dl>{}</dl>").format(terms)]
     if curve:
-        means = [(e["step"], e["mean"]) for e in evaluations]
+        means = [(e["step"], e[MEAN]) for e in evaluations if MEAN in e]
         plot = plots.training_curve(
             [s for s, _ in curve], [v for _, v in curve], [s for s, _ in means], [v for _, v in means]
         )
         parts.append(Markup("<section><h2>Loss</h2>{}</section>").format(plot))
     if evaluations:
-        parts.append(Markup("<section><h2>Held-out loss, nats a token, at step {}</h2>{}</section>").format(
-            evaluations[-1]["step"], streams(evaluations[-1]["heldout"])
-        ))  # fmt: skip
+        last = evaluations[-1]
+        for title, key in (("New views of known photos", "heldout_views"), ("New photos", "heldout")):
+            if last.get(key):
+                head = f"{title}: loss at step {last['step']:,}, nats a token"
+                parts.append(Markup("<section><h2>{}</h2>{}</section>").format(head, streams(last[key])))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

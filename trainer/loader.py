@@ -134,7 +134,7 @@ class Loader:
                 continue
             epoch, which, index = take(corpus.train_sizes, self.seed + c, self.taken[c], len(at), corpus.window).T
             shard[at], row[at] = which, corpus.rows(which, index)
-            view[at] = pick_view(which, row[at], epoch, self.seed, corpus.views)
+            view[at] = pick_view(which, row[at], epoch, self.seed, corpus.train_views)
             self._fetch_ahead(corpus, self.seed + c, self.taken[c])
             self.taken[c] += len(at)
         self.position += self.batch

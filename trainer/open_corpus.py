@@ -93,9 +93,11 @@ def choose(ds: Dataset, names: Sequence[str] | None, manifest: Mapping[str, str]
 
 
 def open_corpus(
-    ds: Dataset, holdout: float, names: Sequence[str] | None = None, manifest: int | None = None, stale: bool = False
-) -> Corpus:
+    ds: Dataset, holdout: float, names: Sequence[str] | None = None, manifest: int | None = None, stale: bool = False,
+    heldout_views: int | None = 0,
+) -> Corpus:  # fmt: skip
     """The token shards of a manifest (None: the current one), joined by position; names: token modalities (None: all).
+    holdout: share of the photos that is not trained on; heldout_views: see Corpus.
 
     ConfigError for a modality that is not there, not complete or stale, DamageError where bytes, ids or tokens are not
     what they should be.
@@ -126,7 +128,7 @@ def open_corpus(
     streams = [stream_of(spec_of(ds.recipe(recipe)), opener.open(name, k).meta.vocab) for name, recipe in used.items()]
     lazy = LazyShards(len(shards), opener, opener.fetch if far else None)
     makers = {name: maker(ds.recipe(recipe)) for name, recipe in used.items()}
-    corpus = Corpus(streams, lazy, held, record.version, used, makers)
+    corpus = Corpus(streams, lazy, held, record.version, used, makers, heldout_views=heldout_views)
     if not far and sum(c.bytes for found in commits.values() for c in found.values()) <= FULL_CHECK:
         for _ in lazy:
             pass  # opened, and so checked

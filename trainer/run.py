@@ -30,7 +30,7 @@ from trainer.estimate import (
     skeleton,
     trunk_flops,
 )  # fmt: skip
-from trainer.evaluate import Heldout
+from trainer.evaluate import Judgement
 from trainer.feed import Feed, Item, on
 from trainer.loader import Blend, Corpus, Loader
 from trainer.loss import stream_weights
@@ -190,26 +190,28 @@ class Run:
         self.estimate = Estimate(**{**asdict(self.estimate), "seconds": seconds, "peak": self.peak})
         return self.estimate
 
-    def record(self, heldout: dict[str, Heldout]) -> dict[str, Any]:
+    def record(self, found: Judgement | None = None) -> dict[str, Any]:
         """What a checkpoint says of the run, without weights."""
         sets = self.data.corpora
+        judged = asdict(found) if found else {"photos": {}, "views": {}}
         return {
             "step": self.step, "config": self.config.model_dump(mode="json"),
             "streams": [s.to_json() for s in self.streams],
             "recipes": self.corpus.recipes, "manifest": self.corpus.manifest,
             "others": [{"recipes": c.recipes, "manifest": c.manifest} for c in sets[1:]],
             "loader": self.loader_state, "block": self.feed.block, "curve": self.curve, "skipped": self.skipped,
-            "evaluations": self.evaluations, "heldout": {name: asdict(h) for name, h in heldout.items()},
+            "evaluations": self.evaluations, "heldout": judged["photos"], "heldout_views": judged["views"],
+            "trained_views": self.corpus.train_views,
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint to go on from. Every process must call it."""
-        checkpoint.save_run(folder, self.divided, self.optimizer, self.average, self.record({}))
+        checkpoint.save_run(folder, self.divided, self.optimizer, self.average, self.record())
 
-    def publish(self, heldout: dict[str, Heldout], folder: Path) -> None:
+    def publish(self, found: Judgement, folder: Path) -> None:
         """Write the model as others read it, the averaged weights where there are any. Every process must call it."""
         with self.averaged():
-            record = {**self.record(heldout), "averaged": bool(self.average)}
+            record = {**self.record(found), "averaged": bool(self.average)}
             checkpoint.publish(folder, self.divided, record)
 
     def restore(self, folder: Path) -> None:
@@ -226,8 +228,11 @@ class Run:
 
     def differs(self, record: dict[str, Any]) -> str:
         """In what a checkpoint is of another run than this one; "" where it is not."""
-        mine = self.record({})
+        mine = self.record()
         other = next((key for key in ("streams", "recipes", "others") if record.get(key) != mine[key]), "")
+        views = record.get("trained_views", self.corpus.views)  # before there were held-out views, all
+        if not other and views != self.corpus.train_views:
+            other = "train.heldout_views"
         return other or (f"train.{key}" if (key := self.config.learned_alike(record["config"])) else "")
 
     def check(self, record: dict[str, Any], where: str) -> None:

@@ -22,7 +22,7 @@ from trainer import checkpoint
 from trainer.card import CARD, model_card
 from trainer.config import TrainConfig, components
 from trainer.estimate import peak_memory
-from trainer.evaluate import Heldout, heldout_losses
+from trainer.evaluate import Judgement, judge
 from trainer.live import PAGE, Live, in_words
 from trainer.loader import Blend
 from trainer.logs import check_logs, open_logs
@@ -48,8 +48,9 @@ CURVE_POINTS = 400
 
 @dataclass
 class TrainReport:
-    """What a run did. curve: (step, loss) where the loss is finite. heldout: stream -> loss, uniform, unigram in nats a
-    token. skipped: non-finite steps. mfu: share of what the device can do at most. loader_wait: share of the time.
+    """What a run did. curve: (step, loss) where the loss is finite. heldout: of held-out photos, stream -> loss, uniform,
+    unigram in nats a token; heldout_views: the same of held-out views of training photos (see evaluate.py). skipped:
+    non-finite steps. mfu: share of what the device can do at most. loader_wait: share of the time.
     """
 
     path: str
@@ -59,7 +60,8 @@ class TrainReport:
     parameters: int
     manifest: int
     curve: list[tuple[int, float]] = field(default_factory=list)
-    heldout: dict[str, dict[str, float]] = field(default_factory=dict)
+    heldout: dict[str, dict[str, Any]] = field(default_factory=dict)
+    heldout_views: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: int = 0
     loader_wait: float = 0.0
     already: bool = False
@@ -110,7 +112,8 @@ class Home:
 
 def open_data(ds: Dataset, config: TrainConfig, manifest: int | None = None) -> Blend:
     """The data sets and texts of a run. ConfigError and DamageError for whatever cannot be trained on."""
-    corpora = [open_corpus(ds, config.holdout, config.modalities, manifest, config.stale)]
+    apart = config.heldout_views
+    corpora = [open_corpus(ds, config.holdout, config.modalities, manifest, config.stale, apart)]
     weights = [config.weight]
     for source in config.datasets:
         other = Dataset.open(source.root)
@@ -143,7 +146,8 @@ def train(
     if finished:
         record = checkpoint.read_record(folder)
         report.already, report.steps, report.skipped = True, record["step"], record["skipped"]
-        report.heldout, report.curve = record["heldout"], thin([(int(s), float(v)) for s, v in record["curve"]])
+        report.heldout, report.heldout_views = record["heldout"], record.get("heldout_views", {})
+        report.curve = thin([(int(s), float(v)) for s, v in record["curve"]])
         checkpoint.load_model(folder)  # digests checked
         return report
     if newest and last and (unfinished or not run.differs(last)):
@@ -186,13 +190,14 @@ class Training:
             if run.step % config.save_every == 0 and run.step < config.steps:
                 self.save()
         figures = self.speed(self.begun)
-        heldout = self.judge()
+        found = self.judge()
         self.save()
-        run.publish(heldout, folder)
+        run.publish(found, folder)
         if run.group.first:
             checkpoint.load_model(folder)  # a model that cannot be read back is found out now
         report.steps, report.skipped, report.curve = run.step, run.skipped, thin(run.curve)
-        report.heldout = {name: asdict(h) for name, h in heldout.items()}
+        judged = asdict(found)
+        report.heldout, report.heldout_views = judged["photos"], judged["views"]
         report.seconds, report.tokens_per_second = round(figures["seconds"], 2), figures["tokens_per_second"]
         report.loader_wait, report.mfu = figures["wait"], figures["mfu"]
         report.memory_bytes = peak_memory(run.device)
@@ -232,20 +237,23 @@ class Training:
             f"waiting {figures['wait']:.1%}"
         )
 
-    def judge(self) -> dict[str, Heldout]:
-        """Held-out losses of the weights that would be published."""
+    def judge(self) -> Judgement:
+        """Losses of the weights that would be published on held-out photos and held-out views."""
         run, config = self.run, self.config
         with run.averaged(), run.autocast():
-            heldout = heldout_losses(
+            found = judge(
                 run.model, run.corpus, config.n_in, config.n_out, config.seed, config.eval_samples, run.divided.score
             )
-        if heldout:
-            mean = float(np.mean([h.loss for h in heldout.values()]))
-            found = {"step": run.step, "mean": mean, "heldout": {n: asdict(h) for n, h in heldout.items()}}
-            run.evaluations = [e for e in run.evaluations if e["step"] != run.step] + [found]
+        if found.photos or found.views:
+            judged = {"heldout": found.photos, "heldout_views": found.views}
+            means = {f"{k}_mean": float(np.mean([h.loss for h in of.values()])) for k, of in judged.items() if of}
+            kept = {k: {n: asdict(h) for n, h in of.items()} for k, of in judged.items()}
+            run.evaluations = [e for e in run.evaluations if e["step"] != run.step] + [
+                {"step": run.step, **means, **kept}
+            ]
             for log in self.logs:
-                log.write(run.step, {"heldout_mean": mean, "heldout": {n: h.loss for n, h in heldout.items()}})
-        return heldout
+                log.write(run.step, {**means, **{k: {n: h.loss for n, h in of.items()} for k, of in judged.items()}})
+        return found
 
     def save(self) -> None:
         """Keep a checkpoint, and no more than are wanted."""

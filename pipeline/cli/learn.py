@@ -159,10 +159,28 @@ def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool =
         return asdict(report)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
-    rows = [(n, *(f"{h[key]:.3f}" for key in ("loss", "unigram", "uniform"))) for n, h in report.heldout.items()]
-    table("Held-out loss, nats a token", ("tokens", "model", "unigram", "uniform"), rows)
+    table("Loss, nats a token (the same in every view: may be known by heart)", LOSSES, _losses(report))
     err.print(f"  model {report.path}; {_speed(report)}", markup=False)
     return asdict(report)
+
+
+LOSSES = ("tokens", "new views", "unigram", "new photos", "unigram", "uniform", "the same in every view")
+
+
+def _losses(report: Any) -> list[tuple[str, ...]]:
+    """A row a stream: loss on new views of known photos and on new photos, each beside its unigram."""
+    views, photos = report.heldout_views, report.heldout
+    rows = []
+    for name in dict.fromkeys([*views, *photos]):
+        cells = [
+            f"{found[name][key]:.3f}" if name in found else "-"
+            for found in (views, photos)
+            for key in ("loss", "unigram")
+        ]
+        uniform = (views.get(name) or photos[name])["uniform"]
+        same = views.get(name, {}).get("repeated", 0.0)
+        rows.append((name, *cells, f"{uniform:.3f}", f"{same:.0%}" if same else ""))
+    return rows
 
 
 def _speed(report: Any) -> str:

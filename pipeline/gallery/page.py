@@ -97,16 +97,25 @@ class FitCurve:
 
 
 @dataclass(frozen=True)
-class StreamLoss:
-    """Held-out cross-entropy of one token stream, nats a token, beside two guesses that see no input.
+class Loss:
+    """Cross-entropy of a model, nats a token, and of the guess that sees nothing: codes as often as in training."""
 
-    uniform: every code equally likely. unigram: codes as often as in training.
+    model: float
+    unigram: float
+
+
+@dataclass(frozen=True)
+class StreamLoss:
+    """Held-out cross-entropy of one token stream. views: on crops, never trained on, of the training photos; photos: on
+    photos that were never trained on; None where nothing was held out. uniform: of every code equally likely. repeated:
+    share of those crops that have the very tokens of another crop, as a caption does.
     """
 
     modality: str
-    loss: float
     uniform: float
-    unigram: float
+    views: Loss | None = None
+    photos: Loss | None = None
+    repeated: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,10 @@ def sample_gallery(photos: list[np.ndarray], captions: list[str]) -> pg.Gallery:
         )
         for m in COLUMNS[5:]
     ]  # fmt: skip
-    streams = [pg.StreamLoss(f"tok_{m}", 3.1 + i / 2, 8.3, 5.4) for i, m in enumerate(COLUMNS)]
+    streams = [
+        pg.StreamLoss(f"tok_{m}", 8.3, pg.Loss(3.1 + i / 2, 5.4), pg.Loss(4.1, 5.5), float(m == "caption"))
+        for i, m in enumerate(COLUMNS)
+    ]
     result = "22.4 dB PSNR on held-out photos, 91 % of 4,096 codes in use"
     return pg.Gallery(
         "manymodal, first light",
@@ -166,7 +169,7 @@ def test_every_text_is_escaped(gallery: pg.Gallery, tmp_path: Path) -> None:
         figures=[pg.KeyFigure(HOSTILE, HOSTILE, HOSTILE)], stages=[pg.Stage(HOSTILE, 1, 1, HOSTILE)],
         coverage=[pg.CoverageRow(*[HOSTILE] * 3, 1, 1, *[HOSTILE] * 3, {HOSTILE: 1}, None, 1, 1, HOSTILE)],
         ingest=pg.Ingest(1, 0, [(HOSTILE, HOSTILE)], HOSTILE), fits=[pg.FitCurve(HOSTILE, [2.0, 1.0], 1, HOSTILE)],
-        train=pg.TrainSummary([0, 1], [2.0, 1.0], [pg.StreamLoss(HOSTILE, 1, 3, 2)], model=HOSTILE),
+        train=pg.TrainSummary([0, 1], [2.0, 1.0], [pg.StreamLoss(HOSTILE, 3, pg.Loss(1, 2))], model=HOSTILE),
     )  # fmt: skip
     html = page_of(hostile, tmp_path)
     assert "script" not in {tag for tag, _ in Tags(html).found}

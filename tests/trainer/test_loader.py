@@ -269,3 +269,23 @@ def test_what_cannot_be_trained_on_is_said_before_the_first_step() -> None:
 
 def test_the_specs_of_the_world_make_its_streams() -> None:
     assert [spec.name for spec in SPECS] == [stream.name for stream in STREAMS]
+
+
+@pytest.mark.parametrize(("views", "asked", "trained"), [(4, None, 3), (3, None, 3), (3, 1, 2), (3, 0, 3), (8, 2, 6)])
+def test_held_out_views_are_never_handed_out(tmp_path: Path, views: int, asked: int | None, trained: int) -> None:
+    """By default one of four or more; in as many epochs as there are training views, each of these comes once."""
+    corpus = open_corpus(write_world(tmp_path, SIZES, views), 0.2, heldout_views=asked)
+    assert (corpus.views, corpus.train_views) == (views, trained)
+    loader = Loader(corpus, corpus.samples, seed=1)
+    met = Counter(pair for _ in range(trained) for pair in seen(loader.next()))
+    learned = {n for n, _ in met}
+    assert met == {(n, v): 1 for n in learned for v in range(trained)} and len(learned) == corpus.samples
+    apart = seen(corpus.gather(*corpus.held_views(1000)))
+    assert set(apart) == {(n, v) for n in learned for v in range(trained, views)} and len(apart) == len(set(apart))
+    if trained < views:
+        assert len(corpus.held_views(3)[0]) == 3
+
+
+def test_holding_out_every_view_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"heldout_views: 2 of 2 views held out leave none.*use 0\.\.1"):
+        open_corpus(write_world(tmp_path, SIZES), 0.0, heldout_views=2)

@@ -17,7 +17,9 @@ from pipeline.errors import ConfigError, DamageError, Incomplete
 from pipeline.records import file_sha256
 from tests.trainer.corpus import CAPTION, EDGES, METADATA, SPECS, TINY, add_tokens, write_world
 from trainer import checkpoint
+from trainer.card import CARD
 from trainer.feed import Item
+from trainer.logs import LINES, read_lines
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
 from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, model_folder, thin, train
@@ -133,6 +135,26 @@ def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
     assert record["step"] == 8 and len(record["curve"]) == 8
     assert record["loader"]["position"] == 8 * 4
     assert record["heldout"].keys() == report.heldout.keys()
+    assert record["heldout_views"] == {} and record["trained_views"] == 2, "two views are too few to hold one out"
+
+
+def test_held_out_views_are_judged_logged_and_kept_apart(tmp_path: Path) -> None:
+    ds = write_world(tmp_path, SIZES_OF, views=4)
+    report = train(ds, config())
+    assert report.heldout_views.keys() == report.heldout.keys() == {spec.name for spec in SPECS}
+    record = checkpoint.read_record(Path(report.path))
+    assert record["trained_views"] == 3 and record["heldout_views"] == report.heldout_views
+    last = read_lines(model_folder(ds, "model.run") / LINES)[-1]
+    for key, found in (("heldout", report.heldout), ("heldout_views", report.heldout_views)):
+        assert last[key] == {n: h["loss"] for n, h in found.items()}
+    page = Path(report.page).read_text(encoding="utf-8")
+    assert page.index("New views of known photos") < page.index("New photos: loss at step 8")
+    assert "new views of known photos" in (Path(report.path) / CARD).read_text(encoding="utf-8")
+    assert train(ds, config()).heldout_views == report.heldout_views, "a finished run is not repeated"
+    with pytest.raises(Stopped):
+        train(ds, config(seed=1), stop_at(5), again=True)
+    with pytest.raises(ConfigError, match=r"heldout_views"):
+        train(ds, config(seed=1, heldout_views=2))
 
 
 def test_going_on_with_other_settings_is_refused(ds: Dataset) -> None:

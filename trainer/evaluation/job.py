@@ -40,12 +40,15 @@ PUBLISHED = (
 
 @dataclass
 class Table:
-    """rows: (modality, score) -> column -> value, only what was measured. perplexity: of each modality's held-out tokens.
-    samples: evaluated. notes: what to know of a modality.
+    """rows: (modality, score) -> column -> value, only what was measured. perplexity: of each modality's tokens in
+    held-out photos. heldout, heldout_views: losses beside guesses that see nothing, as training measured them (see
+    trainer/evaluate.py). samples: evaluated. notes: what to know of a modality.
     """
 
     rows: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     perplexity: dict[str, float] = field(default_factory=dict)
+    heldout: dict[str, dict[str, Any]] = field(default_factory=dict)
+    heldout_views: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: int = 0
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -62,7 +65,10 @@ class Table:
             {"modality": m, "score": s, "task": names.get((m, s)), **{c: self.rows.get((m, s), {}).get(c) for c in COLUMNS}}
             for m, s in keys
         ]  # fmt: skip
-        return {"samples": self.samples, "rows": rows, "perplexity": dict(self.perplexity), "notes": dict(self.notes)}
+        return {
+            "samples": self.samples, "rows": rows, "perplexity": dict(self.perplexity), "heldout": self.heldout,
+            "heldout_views": self.heldout_views, "notes": dict(self.notes),
+        }  # fmt: skip
 
 
 def truth_recipe(ds: Dataset, modality: str, chosen: Mapping[str, str]) -> str | None:
@@ -111,8 +117,12 @@ class Evaluation:
     def run(self, spots: Sequence[Spot], progress: Progress = lambda *_: None) -> Table:
         table = Table(samples=len(spots))
         if self.predictor is not None:
-            held = self.predictor.record.get("heldout", {})
-            table.perplexity = {n.removeprefix("tok_"): math.exp(h["loss"]) for n, h in held.items()}
+            record = self.predictor.record
+            held, table.heldout_views = record.get("heldout", {}), record.get("heldout_views", {})
+            table.heldout, table.perplexity = (
+                held,
+                {n.removeprefix("tok_"): math.exp(h["loss"]) for n, h in held.items()},
+            )
         for done, name in enumerate(self.targets):
             progress("evaluate", done, len(self.targets), name)
             self._one(table, name, spots)

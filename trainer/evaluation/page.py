@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import time
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,9 +74,10 @@ def sheet_of(table: Table, about: list[tuple[str, str]]) -> Sheet:
         Section("Published tasks", HEADS, [line(row) for row in published], EMPTY),
         Section("Other scores", HEADS, [line(row) for row in others]),
     ]  # fmt: skip
-    if table.perplexity:
-        rows = [Row(name, [Words(f"{value:.1f}")]) for name, value in table.perplexity.items()]
-        sections.append(Section("Perplexity of held-out tokens", ["exp(nats a token)"], rows))
+    for what, losses in (("New views of known photos", table.heldout_views), ("New photos", table.heldout)):
+        if losses:
+            rows = [Row(name.removeprefix("tok_"), _losses(h)) for name, h in losses.items()]
+            sections.append(Section(f"{what}: nats a token", ("model", "unigram", "uniform", "perplexity"), rows))
     chart = plot(table)
     figures = [KeyFigure(f"{table.samples:,}", "samples")]
     made = f"manymodal, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
@@ -87,3 +90,9 @@ def sheet_of(table: Table, about: list[tuple[str, str]]) -> Sheet:
         made,
         None if chart is None else Picture(chart),
     )
+
+
+def _losses(found: dict[str, Any]) -> list[Words]:
+    """The cells of one stream's held-out loss."""
+    values = [found["loss"], found["unigram"], found["uniform"], math.exp(found["loss"])]
+    return [Words(f"{value:.3f}") for value in values[:3]] + [Words(f"{values[3]:.1f}")]
