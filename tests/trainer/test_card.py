@@ -40,7 +40,7 @@ def test_every_checkpoint_has_a_card(trained: Dataset) -> None:
     ):
         row = next(line for line in text.splitlines() if line.startswith(f"| {name} | "))
         assert maker in row and f"`{trained.current(name)}`" in row
-    assert "(9 images)" in text and "Held-out loss" in text and "Not for commercial use" not in text
+    assert "(9 images)" in text and "## Loss on new photos" in text and "Not for commercial use" not in text
 
 
 def test_weights_that_forbid_commercial_use_are_said(trained: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
