@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from labelers.core.labeler import Labeler, Sample
-from labelers.core.modality import Null
+from labelers.core.modality import Label, Null
 from labelers.core.registry import all_labelers
 from labelers.core.weights import parse, resolve_all
 from tests.labelers.corpus import scene
@@ -21,6 +21,9 @@ WHEELS = [
     if not cls.sources and all(parse(url).scheme == "pypi" for url in cls.weights.values())
 ]  # fmt: skip
 FILES = {"yolox": "yolox_nano_416.onnx", "deeplab": "coral_deeplabv3_mnv2_pascal_quant.tflite"}
+
+
+Made = Callable[[str, str, np.ndarray], Label | Null]
 
 
 def odd_images() -> dict[str, np.ndarray]:
@@ -41,15 +44,18 @@ def odd_images() -> dict[str, np.ndarray]:
     }
 
 
-def odd_samples(labeler: Labeler) -> Iterator[Sample]:
+def odd_samples(labeler: Labeler, made: Made | None = None) -> Iterator[Sample]:
+    """made: (modality, name of the image, image) -> the label of a modality that the labeler reads; else there is none."""
     for name, image in odd_images().items():
-        labels = {read: Null("not labelled") for read in labeler.reads}
-        yield Sample(name, image, {"txt": b"A thing."}, labels, f"file:///photos/{name}.jpg", image.shape[:2])  # type: ignore[arg-type]
+        labels = {read: made(read, name, image) if made else Null("not labelled") for read in labeler.reads}
+        yield Sample(name, image, {"txt": b"A thing."}, labels, f"file:///photos/{name}.jpg", image.shape[:2])
 
 
-def assert_sound(labeler: Labeler) -> None:
-    """One row a sample, each label accepted, stored and read back; each null with a reason; alone as in the batch."""
-    samples = list(odd_samples(labeler))
+def assert_sound(labeler: Labeler, made: Made | None = None) -> dict[str, dict[str, Label | Null]]:
+    """One row a sample, each label accepted, stored and read back; each null with a reason; alone as in the batch. The
+    rows by the name of the image.
+    """
+    samples = list(odd_samples(labeler, made))
     rows = labeler.label(samples)
     assert len(rows) == len(samples)
     for number, (sample, row) in enumerate(zip(samples, rows, strict=True)):
@@ -65,6 +71,7 @@ def assert_sound(labeler: Labeler) -> None:
             assert modality.encode(again) == stored, f"{modality.name} of {sample.id} depends on its neighbours"
             modality.show(found, sample.image)
     assert labeler.label([]) == []
+    return {sample.id: row for sample, row in zip(samples, rows, strict=True)}
 
 
 @pytest.mark.parametrize("name", WHEELS)
@@ -84,19 +91,17 @@ def test_labelers_with_files_of_weights(name: str, assets: Path) -> None:
 
 def test_hundreds_of_labels_of_one_photo_come_in(tmp_path: Path) -> None:
     many = [
-        {"image_id": 1, "category_id": 1, "bbox": [x, y, 9, 9], "segmentation": [[x, y, x + 9, y, x + 9, y + 9, x, y + 9]]}
+        {"image_id": 1, "category_id": 1, "bbox": [x, y, 9, 9], "segmentation": [[x, y, x + 9, y, x + 9, y + 9, x, y + 9]],
+         "keypoints": [x + 4, y + 4, 2] * 17}
         for x in range(0, 320, 16) for y in range(0, 240, 16)
     ]  # fmt: skip
     image = {"id": 1, "file_name": "hundreds.jpg", "height": 240, "width": 320}
     record = {"images": [image], "annotations": many, "categories": [{"id": 1, "name": "person"}]}
     (tmp_path / "source").write_text(json.dumps(record))
-    for name in ("import_det", "import_instances"):
+    for name in ("import_det", "import_instances", "import_keypoints"):
         labeler = all_labelers()[name](files={"source": tmp_path / "source"})
         labeler.setup()
-        assert_sound(labeler)
-        rows = {
-            s.id: row for s, row in zip(odd_samples(labeler), labeler.label(list(odd_samples(labeler))), strict=True)
-        }
+        rows = assert_sound(labeler)
         found = rows["hundreds"][labeler.produces[0].name]
         assert isinstance(found, list) and len(found) == 300
         assert isinstance(rows["black"][labeler.produces[0].name], Null)
@@ -115,5 +120,23 @@ def test_maps_of_odd_photos_come_in(tmp_path: Path) -> None:
         cls = all_labelers()[name]
         labeler = cls(cls.Params.model_validate(params), {"source": tmp_path / "source"})
         labeler.setup()
-        assert_sound(labeler)
-        assert not any(isinstance(v, Null) for row in labeler.label(list(odd_samples(labeler))) for v in row.values())
+        rows = assert_sound(labeler)
+        assert not any(isinstance(label, Null) for row in rows.values() for label in row.values())
+
+
+def test_normals_and_texts_of_odd_photos_come_in(tmp_path: Path) -> None:
+    from tests.labelers.having import png
+
+    with zipfile.ZipFile(tmp_path / "normals", "w") as archive:
+        for name, image in odd_images().items():
+            archive.writestr(f"{name}.png", png(image))
+    texts = {
+        f"{name}.jpg": "" if name == "black" else "A thing. " * (3000 if name == "wide" else 1) for name in odd_images()
+    }
+    (tmp_path / "texts").write_text(json.dumps(texts))
+    for labeler_name, source, missing in (("import_normal", "normals", "black"), ("import_caption", "texts", "black")):
+        labeler = all_labelers()[labeler_name](files={"source": tmp_path / source})
+        labeler.setup()
+        rows = assert_sound(labeler)
+        (modality,) = labeler.produces
+        assert [name for name, row in rows.items() if isinstance(row[modality.name], Null)] == [missing]

@@ -13,6 +13,7 @@ from labelers.blip_caption import BlipCaption
 from labelers.caption import CAPTION
 from labelers.core.labeler import Sample
 from labelers.core.modality import LabelError, Null
+from labelers.florence_caption import QUESTIONS, FlorenceCaption, image_tokens
 from labelers.t5_caption import T5_CAPTION, T5Caption
 from tests.labelers import tiny, tiny_more
 
@@ -99,3 +100,44 @@ def test_a_tokenizers_own_code_is_not_run(tmp_path: Path) -> None:
     with contextlib.suppress(ValueError):
         tiny.ready(T5Caption, folder)
     assert not marker.exists()
+
+
+def test_florence_describes_every_image(tmp_path: Path) -> None:
+    labeler, asked = tiny.ready(FlorenceCaption, tiny_more.florence(tmp_path), max_tokens=6), tiny.odd_samples()
+    rows = labeler.label(asked)
+    words = [row["caption"] for row in rows]
+    assert len(rows) == len(asked) and any(isinstance(text, str) for text in words)
+    for text in words:
+        if isinstance(text, Null):
+            assert text.reason == "the network said nothing"
+        else:
+            CAPTION.check(text)
+            assert len(text.split()) <= 6
+    assert labeler.label(asked[2:3])[0] == rows[2]  # whatever its neighbours are
+
+
+def test_florence_is_asked_as_transformers_own_processor_asks(tmp_path: Path) -> None:
+    """The same network through the library: image places, start, question, end; and the answer is what it generates."""
+    import torch
+
+    labeler = tiny.ready(FlorenceCaption, tiny_more.florence(tmp_path), detail="detailed", beams=1, max_tokens=5)
+    network = labeler.network
+    pixels = labeler.pixels(labeler.preparation.resized(tiny.photo())[None])
+    places = network.get_image_features(pixel_values=pixels).pooler_output.shape[1]
+    asked = torch.tensor([labeler._asked])
+    assert (
+        (asked == network.config.image_token_id).sum() == places == image_tokens(network.config.vision_config, 64, 64)
+    )
+    question = labeler._tokenizer(QUESTIONS["detailed"], add_special_tokens=False).input_ids
+    assert asked[0, places:].tolist() == [2, *question, 3]
+    said, token = [], torch.tensor([[3]])
+    for _ in range(5):  # greedy, by hand
+        out = network(input_ids=asked, pixel_values=pixels, decoder_input_ids=token)
+        best = out.logits[0, -1].argmax() if len(said) < 4 else torch.tensor(3)  # the last one is forced to be the end
+        said.append(int(best))
+        token = torch.cat([token, best.view(1, 1)], 1)
+        if said[-1] == 3:
+            break
+    (row,) = labeler.label([Sample("a", tiny.photo())])
+    wanted = " ".join(labeler._tokenizer.decode(said, skip_special_tokens=True).split())
+    assert wanted and row["caption"] == wanted

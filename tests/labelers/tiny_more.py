@@ -77,7 +77,13 @@ def _tokenizer(folder: Path, ends: str) -> None:
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single=f"$A {ends}", special_tokens=[(ends, vocab[ends])])
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token=ends
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token=ends,
+        bos_token="[CLS]",
+        eos_token=ends,
     ).save_pretrained(folder)
 
 
@@ -132,3 +138,26 @@ def sam2(folder: Path) -> Path:
     }
     config = Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=one)
     return save(Sam2Model(config), folder, {"size": {"height": 128, "width": 128}})
+
+
+@seeded
+def florence(folder: Path) -> Path:
+    from transformers import BartConfig, Florence2Config, Florence2ForConditionalGeneration, Florence2VisionConfig
+
+    vision = Florence2VisionConfig(
+        depths=(1, 1, 1, 1), embed_dim=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), num_groups=(1, 1, 2, 2), window_size=2,
+        projection_dim=32, max_temporal_embeddings=4, max_position_embeddings=8, drop_path_rate=0.0,
+    )  # fmt: skip
+    size = 5 + len(WORDS)
+    text = BartConfig(
+        vocab_size=size, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=2,
+        eos_token_id=3, decoder_start_token_id=3, forced_bos_token_id=None, forced_eos_token_id=3,
+        init_std=0.5,  # so that it says different words of different images
+    )  # fmt: skip
+    config = Florence2Config(vision_config=vision, text_config=text, image_token_id=size - 1)
+    network = Florence2ForConditionalGeneration(config)
+    network.generation_config.update(pad_token_id=0, bos_token_id=2, eos_token_id=3, decoder_start_token_id=3)
+    save(network, folder, {"size": {"height": 64, "width": 64}, "resample": 3})
+    _tokenizer(folder, "[SEP]")
+    return folder
