@@ -24,14 +24,15 @@ from trainer.lexicon import Lexicon
 
 
 def labels_in_view(
-    lexicon: Lexicon, name: str, recipe: str, spots: Sequence[Spot], view: int, seed: int
+    lexicon: Lexicon, spec: TokenSpec, recipe: str, spots: Sequence[Spot], view: int, seed: int
 ) -> list[Label | Null]:
-    """One label or Null a sample, of that recipe of the token modality's source. Network features, which are computed on
-    the view, have none: their own tokens stand for them.
+    """One label or Null a sample, of that recipe of the row's modality. Network features, which are computed on the view,
+    have none: their own tokens stand for them, and where there are none, the stored vectors of the whole image.
     """
-    spec, ds = lexicon.spec(name), lexicon.ds
+    ds = lexicon.ds
     modality = all_modalities().get(spec.modality)
-    if modality is not None and (modality.on_view or not modality.stored):
+    tokens = spec.name in lexicon.recipes
+    if modality is not None and (not modality.stored or (modality.on_view and tokens)):
         return [Null("computed on the view")] * len(spots)
     found: dict[Spot, Label | Null] = {}
     for k in sorted({k for k, _ in spots}):
@@ -60,7 +61,7 @@ def _one(lexicon: Lexicon, spec: TokenSpec, cut: Any, id: str, box: View, view: 
         return picture_of(cut_instances(label, box), int(SIDE))
     if spec.content == "human_poses":
         return cut_people(label, box, SIDE)
-    if spec.content == "color_palette":
+    if spec.content == "color_palette" and spec.name in lexicon.recipes:
         tokenizer = lexicon.tokenizer(spec.name)
         assert isinstance(tokenizer, SequenceTokenizer)
         return [np.asarray(drawn_palette(label, (id, tokenizer.seed, view)))]

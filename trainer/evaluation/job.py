@@ -12,21 +12,24 @@ import numpy as np
 
 from labelers.core.compare import psnr
 from labelers.core.modality import Label, Modality, Null
+from labelers.core.registry import all_modalities
 from pipeline.care.promote import parse_ref
 from pipeline.care.verify import refs_on
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from tokenize_shards.table import TokenSpec, get_spec, specs
 from trainer.evaluation.ensemble import ensembled
 from trainer.evaluation.frames import labels_in_view
 from trainer.evaluation.measures import DepthErrors, InstanceScores, MeanScores, PoseScores, VectorScores
 from trainer.generate.chain import Request, run_chain
 from trainer.generate.decoding import Decoding
 from trainer.generate.job import BATCH, Spot
-from trainer.lexicon import Lexicon
+from trainer.lexicon import PREFIX, Lexicon
 from trainer.predict import Predictor, trained_targets
 
 Progress = Callable[[str, int, int, str], None]
 COLUMNS = ("model_vs_labels", "labels_vs_truth", "model_vs_truth", "tokenizer_bound")
+SCORELESS = ("det", "sam_instance")  # grammars whose tokens do not say how sure a box or mask is
 # The published tasks: modality, score, what it is called there. They are rows of every table, empty where not measured.
 PUBLISHED = (
     ("normal", "mean_angle", "surface normals, mean angle in degrees"), ("depth", "loss_l1", "depth, L1 after alignment"),
@@ -42,7 +45,8 @@ PUBLISHED = (
 class Table:
     """rows: (modality, score) -> column -> value, only what was measured. perplexity: of each modality's tokens in
     held-out photos. heldout, heldout_views: losses beside guesses that see nothing, as training measured them (see
-    trainer/evaluate.py). samples: evaluated. notes: what to know of a modality.
+    trainer/evaluate.py). samples: evaluated. pairs: modality -> column -> samples that had both sides. notes: what to know
+    of a modality.
     """
 
     rows: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
@@ -50,9 +54,12 @@ class Table:
     heldout: dict[str, dict[str, Any]] = field(default_factory=dict)
     heldout_views: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: int = 0
+    pairs: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
-    def put(self, modality: str, column: str, scores: Mapping[str, float]) -> None:
+    def put(self, modality: str, column: str, scores: Mapping[str, float], pairs: int) -> None:
+        if scores:
+            self.pairs.setdefault(modality, {})[column] = pairs
         for score, value in scores.items():
             if np.isfinite(value):
                 self.rows.setdefault((modality, score), {})[column] = float(value)
@@ -66,8 +73,8 @@ class Table:
             for m, s in keys
         ]  # fmt: skip
         return {
-            "samples": self.samples, "rows": rows, "perplexity": dict(self.perplexity), "heldout": self.heldout,
-            "heldout_views": self.heldout_views, "notes": dict(self.notes),
+            "samples": self.samples, "pairs": dict(self.pairs), "rows": rows, "perplexity": dict(self.perplexity),
+            "heldout": self.heldout, "heldout_views": self.heldout_views, "notes": dict(self.notes),
         }  # fmt: skip
 
 
@@ -96,23 +103,37 @@ class Evaluation:
         how: Decoding, variants: int = 1, view: int = 0, truths: Mapping[str, str] | None = None,
         classes: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        self.ds, self.predictor, self.seed, self.how, self.variants, self.view = (
-            ds,
-            predictor,
-            seed,
-            how,
-            variants,
-            view,
-        )
+        self.ds, self.predictor, self.seed = ds, predictor, seed
+        self.how, self.variants, self.view = how, variants, view
         self.lexicon, self.truths, self.classes = Lexicon(ds), dict(truths or {}), dict(classes or {})
-        self.sources = [self.lexicon.name(n) for n in sources]
-        self.targets = [self.lexicon.name(n) for n in targets] or list(self.lexicon.recipes)
+        self.sources = [self.lexicon.name(n) for n in sources] if predictor is not None else []
+        self.targets = [self._name(n) for n in targets] or [*self.lexicon.recipes, *self._without_tokens()]
         if predictor is not None:
             for name in self.sources:
                 predictor.stream(name)
             for name in [self.lexicon.name(n) for n in targets]:
                 predictor.require_target(name)
             self.lexicon.check(predictor.record, [n for n in (*self.sources, *self.targets) if n in predictor.streams])
+
+    def _name(self, text: str) -> str:
+        """The row of the token table a person means; without a model it may be of a modality that has no tokens."""
+        name = text if text.startswith(PREFIX) else PREFIX + text
+        labelled = name.removeprefix(PREFIX) in self.ds.manifest().modalities and name in specs()
+        return name if self.predictor is None and labelled else self.lexicon.name(text)
+
+    def _without_tokens(self) -> list[str]:
+        """Rows of modalities that have no tokens, but a ground truth: imported labels, or for vectors classes."""
+        found = []
+        for name in self.ds.manifest().modalities:
+            row = specs().get(PREFIX + name)
+            if row is None or row.name in self.lexicon.recipes:
+                continue
+            if (row.kind == "mlp_pq" and self.classes) or truth_recipe(self.ds, name, self.truths) is not None:
+                found.append(row.name)
+        return found
+
+    def _spec(self, name: str) -> TokenSpec:
+        return self.lexicon.spec(name) if name in self.lexicon.recipes else get_spec(name)
 
     def run(self, spots: Sequence[Spot], progress: Progress = lambda *_: None) -> Table:
         table = Table(samples=len(spots))
@@ -131,33 +152,54 @@ class Evaluation:
 
     def _one(self, table: Table, name: str, spots: Sequence[Spot]) -> None:
         """All columns of one token modality."""
-        spec, modality = self.lexicon.spec(name), self.lexicon.modality(name)
-        short = name.removeprefix("tok_")
+        spec = self._spec(name)
+        modality, short = all_modalities().get(spec.modality), name.removeprefix(PREFIX)
         recipe = self.ds.current(spec.modality)
-        labels: Sequence[Label | Null | None] = labels_in_view(self.lexicon, name, recipe, spots, self.view, self.seed)
-        decoded = self._decoded(name, spots)
-        if modality is not None and modality.on_view:
-            labels = decoded
-            table.notes[short] = "labels are the embedding's own tokens, decoded"
-        else:
-            table.put(short, COLUMNS[3], self._score(short, modality, decoded, labels, spots))
-        truth_of = truth_recipe(self.ds, spec.modality, self.truths) if modality is not None else None
-        truth: Sequence[Label | Null | None] | None = None
-        if truth_of is not None:
-            truth = (
-                labels
-                if truth_of == recipe
-                else labels_in_view(self.lexicon, name, truth_of, spots, self.view, self.seed)
-            )
-            if truth_of == recipe:
-                table.notes[short] = f"its labels are the ground truth, {spec.modality}@{recipe}"
+        labels: Sequence[Label | Null | None] = labels_in_view(self.lexicon, spec, recipe, spots, self.view, self.seed)
+        if name in self.lexicon.recipes:
+            decoded = self._decoded(name, spots)
+            if modality is not None and modality.on_view:
+                labels = decoded
+                table.notes[short] = "labels are the embedding's own tokens, decoded"
             else:
-                table.put(short, COLUMNS[1], self._score(short, modality, labels, truth, spots))
+                self._put(table, COLUMNS[3], short, modality, decoded, labels, spots)
+        elif modality is not None and modality.on_view:
+            table.notes[short] = "labels are the embeddings of the whole image: there are no tokens"
+        truth = self._truth(table, spec, modality, labels, spots)
         predicted = self._predicted(name, spots)
         if predicted is not None:
-            table.put(short, COLUMNS[0], self._score(short, modality, predicted, labels, spots))
+            self._put(table, COLUMNS[0], short, modality, predicted, labels, spots)
             if truth is not None:
-                table.put(short, COLUMNS[2], self._score(short, modality, predicted, truth, spots))
+                self._put(table, COLUMNS[2], short, modality, predicted, truth, spots)
+        if {COLUMNS[0], COLUMNS[2], COLUMNS[3]} & set(table.pairs.get(short, ())) and spec.content in SCORELESS:
+            said = table.notes.get(short)
+            table.notes[short] = "; ".join(
+                [*([said] if said else []), "tokens hold no scores: all count as equally sure"]
+            )
+
+    def _truth(
+        self, table: Table, spec: TokenSpec, modality: Modality | None, labels: Sequence[Label | Null | None],
+        spots: Sequence[Spot],
+    ) -> Sequence[Label | Null | None] | None:  # fmt: skip
+        """The ground truth of one row, None where there is none; scores the labels against it. Classes of samples are the
+        truth of a vector: are its neighbours of its class?
+        """
+        short = spec.name.removeprefix(PREFIX)
+        if modality is None:
+            return None
+        if modality.kind == "vector" and self.classes:
+            self._put(table, COLUMNS[1], short, modality, labels, labels, spots, only="knn_")
+        recipe = truth_recipe(self.ds, spec.modality, self.truths)
+        if recipe is None:
+            return None
+        if recipe == self.ds.current(spec.modality):
+            table.notes[short] = (
+                f"its labels are the ground truth, {spec.modality}@{recipe}: promote others to judge them"
+            )
+            return labels
+        truth = labels_in_view(self.lexicon, spec, recipe, spots, self.view, self.seed)
+        self._put(table, COLUMNS[1], short, modality, labels, truth, spots)
+        return truth
 
     def _decoded(self, name: str, spots: Sequence[Spot]) -> list[Label | Null | None]:
         return self.lexicon.decode(name, [self._tokens(name, spot) for spot in spots])
@@ -187,11 +229,11 @@ class Evaluation:
         spec, modality = self.lexicon.spec(name), self.lexicon.modality(name)
         return [ensembled(spec, modality, labels) for labels in zip(*rounds, strict=True)]
 
-    def _score(
-        self, name: str, modality: Modality | None, found: Sequence[Label | Null | None],
-        truth: Sequence[Label | Null | None], spots: Sequence[Spot],
-    ) -> dict[str, float]:  # fmt: skip
-        """Scores over the samples that have both; none where there is no such sample."""
+    def _put(
+        self, table: Table, column: str, name: str, modality: Modality | None, found: Sequence[Label | Null | None],
+        truth: Sequence[Label | Null | None], spots: Sequence[Spot], only: str = "",
+    ) -> None:  # fmt: skip
+        """Scores over the samples that have both, of names that begin with `only`; none where there is no such sample."""
         pooled: Any = self._pool(name, modality, spots)
         pairs = 0
         for a, b in zip(found, truth, strict=True):
@@ -201,7 +243,8 @@ class Evaluation:
                 continue
             pooled.add(a, b)
             pairs += 1
-        return pooled.result() if pairs else {}
+        if pairs:
+            table.put(name, column, {key: v for key, v in pooled.result().items() if key.startswith(only)}, pairs)
 
     def _pool(self, name: str, modality: Modality | None, spots: Sequence[Spot]) -> Any:
         if modality is None:

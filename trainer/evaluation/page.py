@@ -61,14 +61,21 @@ def plot(table: Table, columns: int = 4) -> np.ndarray | None:
 
 def sheet_of(table: Table, about: list[tuple[str, str]]) -> Sheet:
     """The page: published tasks first, empty cells where nothing was measured."""
-    found = table.to_json()
+    found, whole = table.to_json(), table.samples
     published = [row for row in found["rows"] if row["task"]]
     others = [row for row in found["rows"] if not row["task"]]
 
     def line(row: dict[str, object]) -> Row:
         cells = [None if row[c] is None else Words(f"{row[c]:.4g}") for c in COLUMNS]
         head = str(row["task"] or f"{row['modality']} {str(row['score']).replace('_', ' ')}")
-        return Row(head, cells, table.notes.get(str(row["modality"]), ""))
+        counts = table.pairs.get(str(row["modality"]), {})
+        over = [
+            f"{title}: {counts[c]}" for c, title in zip(COLUMNS, HEADS, strict=True) if counts.get(c, whole) != whole
+        ]
+        note = table.notes.get(str(row["modality"]), "")
+        return Row(
+            head, cells, "; ".join([*([note] if note else []), *(["samples of " + ", ".join(over)] if over else [])])
+        )
 
     sections = [
         Section("Published tasks", HEADS, [line(row) for row in published], EMPTY),

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from labelers.core.registry import all_modalities
+from labelers.core.registry import all_labelers, all_modalities
+from pipeline.care.verify import refs_on
 from pipeline.cli.judge import run_evaluate
+from pipeline.config import Config, LabelerConfig
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.ingest.ingest import ingest
+from pipeline.label import label
 from pipeline.records import Commit, shard_name
 from pipeline.shard_task import replace
 from pipeline.shards import verify_labels, write_labels
+from tests.labelers.tiny import photo
 from tests.trainer.trained import config_of
 from trainer.evaluation.job import COLUMNS, PUBLISHED
 
@@ -91,3 +97,54 @@ def _classes(root: Path, folder: Path) -> Path:
     names = [Path(row.uri).name for k in ds.shards() for row in ds.index(k)]
     path.write_text("".join(f"{name},{'even' if i % 2 else 'odd'}\n" for i, name in enumerate(names)))
     return path
+
+
+def test_labels_are_judged_without_tokens_and_without_a_model(tmp_path: Path) -> None:
+    root = tmp_path / "ds"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.fromarray(photo((48, 64), i)).save(photos / f"{i}.png")
+    ds = Dataset.create(str(root), "untokenized", 2)
+    ingest(ds, [str(photos)])
+    true: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person"}, {"id": 17, "name": "cat"}],
+    }
+    for i in range(2):  # the third photo has no truth
+        true["images"].append({"id": i, "file_name": f"{i}.png", "height": 48, "width": 64})
+        true["annotations"].append({"id": i, "image_id": i, "category_id": 1, "bbox": [20, 10, 20, 20]})
+    found = json.loads(json.dumps(true))
+    found["annotations"][1]["bbox"] = [40, 10, 10, 10]
+    for name, source in (("truth", true), ("found", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(source))
+        assert not label(ds, import_only(root, tmp_path / f"{name}.json")).failed
+    truth = next(r for m, r in refs_on(ds) if m == "det" and r != ds.current("det"))
+    with pytest.raises(ConfigError, match="det: has 2 imported recipes"):
+        run_evaluate(config_of(root), ["rgb"], ["det"], labels_only=True, quiet=True)
+    report = run_evaluate(config_of(root), ["rgb"], ["det"], [f"det@{truth}"], rows=0, labels_only=True, quiet=True)
+    scores = cells(report)
+    assert scores["det", "ap50"] == {**dict.fromkeys(COLUMNS), "labels_vs_truth": pytest.approx(51 / 101)}
+    assert (report["samples"], report["pairs"]) == (3, {"det": {"labels_vs_truth": 2}})
+    assert "samples of labels against ground truth: 2" in Path(report["page"]).read_text()
+    whole = run_evaluate(config_of(root), ["rgb"], [], [f"det@{truth}"], rows=0, labels_only=True, quiet=True)
+    assert whole["rows"] == report["rows"], "without names, what has a truth"
+    with pytest.raises(ConfigError, match="canny_edge: the data set has no tokens of it"):
+        run_evaluate(config_of(root), ["rgb"], ["canny_edge"], labels_only=True, quiet=True)
+
+
+def import_only(root: Path, source: Path) -> Config:
+    chosen = {name: LabelerConfig(enabled=False) for name in all_labelers()}
+    chosen["import_det"] = LabelerConfig(enabled=True, weights={"source": f"file:{source}"})
+    return Config(root=str(root), executor="local", labelers=chosen)
+
+
+def test_classes_are_the_truth_of_an_embedding(trained: Path, tmp_path: Path) -> None:
+    classes = str(_classes(trained, tmp_path))
+    report = run_evaluate(
+        config_of(trained), [], ["small_vector"], rows=0, labels_only=True, classes=classes, quiet=True
+    )
+    found = cells(report)["small_vector", "knn_top1"]
+    assert 0 <= found["labels_vs_truth"] <= 1 and found["model_vs_truth"] is None  # type: ignore[operator]
+    assert cells(report)["small_vector", "cosine"]["labels_vs_truth"] is None, "it is not compared with itself"
