@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from labelers.core.labeler import Resources
 from labelers.core.registry import get_labeler
+from pipeline.care.forget import drop_sources
 from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.execution.work import Pool
@@ -34,7 +35,10 @@ def label(
     for sha256, path in files.items():
         ds.put_weights(path, sha256)
     recipes = [recipe for _, recipes in made for recipe in recipes]
-    return bring_up_to_date(ds, config, "label", recipes, steps_of(targets), pools_of(config, targets), progress)
+    try:
+        return bring_up_to_date(ds, config, "label", recipes, steps_of(targets), pools_of(config, targets), progress)
+    finally:
+        drop_sources(ds)
 
 
 def resources_of(config: Config, labeler: str) -> Resources:

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from labelers.core.weights import Weight, WeightError, default_cache, digest, listing, parse, pin, resolve_all
@@ -111,6 +111,16 @@ def _put_file(storage: Storage, path: Path, sha256: str) -> None:
         if digest(copy) != sha256:
             raise DamageError(f"{path}: its sha256 is not {sha256}; delete it from the cache and run again")
         storage.publish(copy, key)
+
+
+def kept_keys(storage: Storage, digests: Sequence[str]) -> list[str]:
+    """The keys of kept files and folders of these digests. A file that another folder holds as well is not among them."""
+    listings = {key: storage.read_bytes(key).decode() for key in storage.list("_weights") if key.endswith(".folder")}
+    mine = {f"_weights/{sha256}.folder" for sha256 in digests}
+    others = {file for key, lines in listings.items() if key not in mine for _, file in _entries(lines)}
+    files = {file for key in mine & set(listings) for _, file in _entries(listings[key])} | set(digests)
+    found = {f"_weights/{file}" for file in files - others}
+    return sorted((mine & set(listings)) | {key for key in found if storage.exists(key)})  # a listing before its files
 
 
 def _entries(lines: str) -> list[tuple[str, str]]:

@@ -106,7 +106,10 @@ class ContentChecks:
             return ""
         if ref not in self._labelers:
             target = target_of(ds, [ref])
-            self._labelers[ref] = target.build(ds) if target else None
+            try:
+                self._labelers[ref] = target.build(ds) if target else None
+            except FileNotFoundError:  # what it imported from is not kept any more, see forget
+                self._labelers[ref] = None
         labeler = self._labelers[ref]
         if labeler is None:
             return ""

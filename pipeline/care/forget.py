@@ -3,6 +3,9 @@
 A mark in `_removed` comes first, so that a run that ends half-way is completed by the same command. Then each shard
 that holds the sample is written again without it, those that others read before those that read them, and every commit
 names the digests its inputs have now: nothing becomes stale, and every count, order and digest stays true.
+
+Imported labels came from a file of the user's, of which the data set kept a copy for its workers. The copies go, too; the
+file itself is not ours to change. A later run that imports from it copies it anew, for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from labelers.core.importing import ImportLabeler
 from labelers.core.modality import Null
-from labelers.core.registry import all_modalities
+from labelers.core.registry import all_labelers, all_modalities
 from pipeline.care.verify import refs_on
 from pipeline.commits import Verify, commit_shard, data_key, retract
 from pipeline.dataset import Dataset
@@ -24,6 +28,7 @@ from pipeline.plan import Ref
 from pipeline.records import Commit, canonical_json, folder_of
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, verify_labels, write_labels, write_tar
 from pipeline.survey import shard_of
+from pipeline.weights import kept_keys
 
 REMOVED = "removed"
 
@@ -82,7 +87,32 @@ def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, 
                     f"{ref[0]}@{ref[1]}: no labeler here knows how to write {ref[0]}. Install it, or drop it."
                 )
             counts[f"{ref[0]}@{ref[1]}"] = counts.get(f"{ref[0]}@{ref[1]}", 0) + _again(ds, commit, here, known)
+    drop_sources(ds)
     return counts
+
+
+def sources(ds: Dataset) -> dict[str, str]:
+    """What imports of this data set have read, whether or not it is still kept here: sha256 -> URL."""
+    found: dict[str, str] = {}
+    for key in ds.storage.list("_recipes"):
+        recipe = ds.recipe(key.rsplit("/", 1)[-1].removesuffix(".json"))
+        cls = all_labelers().get(recipe["labeler"])
+        if cls is not None and issubclass(cls, ImportLabeler):
+            found |= {w["sha256"]: w["url"] for slot, w in recipe["weights"].items() if slot in cls.sources}
+    return found
+
+
+def source_keys(ds: Dataset) -> list[str]:
+    """The copies of imported labels that a data set must not keep, because samples were removed from it; else none."""
+    return kept_keys(ds.storage, list(sources(ds))) if removed(ds) else []
+
+
+def drop_sources(ds: Dataset) -> None:
+    """Delete the copies of imported labels, where samples were removed. After a run that used them, too: a worker of
+    another run that needs one just then fails, and the next run mends that.
+    """
+    for key in source_keys(ds):
+        ds.storage.delete(key)
 
 
 def _readers_last(ds: Dataset) -> list[Ref]:

@@ -1,4 +1,5 @@
-"""What nothing needs: temporary files of attempts that died, files without a commit, marks, and old packs' remains.
+"""What nothing needs: temporary files of attempts that died, files without a commit, marks, and old packs' remains; of a
+data set that forgot samples, the copies of what was imported.
 
 Never what a commit or a manifest names. A recipe that no manifest ever named, or that one asks to drop by name, is
 another matter: `drop` removes it whole, and refuses the current one and what a current one reads.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from pipeline.care.forget import source_keys
 from pipeline.care.verify import refs_on
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -31,6 +33,7 @@ def _files(ds: Dataset, hours: float) -> list[str]:
         records = ds.survey(*ref).records
         named = {f"{folder_of(*ref)}/{commit.file}" for _, commit in records.values()}
         found += [key for key in ds.storage.list(folder_of(*ref)) if not key.endswith("/") and key not in named]
+    found += source_keys(ds)
     return [key for key in found if ds.storage.modified(key) <= limit]
 
 

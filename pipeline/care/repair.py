@@ -24,6 +24,9 @@ from pipeline.run import Progress, committed, execute
 from pipeline.shard_task import replace
 from pipeline.shards import NULL_EXT, write_tar
 
+UNMAKEABLE = (
+    "this program has no such labeler, or another version of it, or what it was made with is not to be had any more"
+)
 StepsOf = Callable[[Sequence[Ref]], list[tuple[Step, Pool]]]  # what makes these recipes again, readers after the read
 
 
@@ -72,7 +75,7 @@ def _make_again(
     made = steps_of(refs)
     makeable = {ref for step, _ in made for ref in step.outputs}
     for finding in [f for f in todo if (f.modality, f.recipe) not in makeable]:
-        result.left.append((finding, "this program has no such labeler, or another version of it"))
+        result.left.append((finding, UNMAKEABLE))
     wanted = {(f.modality, f.recipe, f.shard) for f in todo}
     steps = [step for step, _ in made]
     items = _only(plan(steps, ds.shards(), committed(ds, steps)), steps, wanted)

@@ -34,7 +34,7 @@ def reader_of(name: str) -> Any:
 
 def steps_of(ds: Any, config: Any, refs: Sequence[tuple[str, str]]) -> list[Any]:
     """Steps and pools that make recipes again, readers after what they read."""
-    from pipeline.care.rebuild import grouped, target_of
+    from pipeline.care.rebuild import grouped, target_of, weights_at_hand
     from pipeline.label import pool_of
     from pipeline.plan import Step
     from pipeline.records import SOURCE
@@ -47,7 +47,7 @@ def steps_of(ds: Any, config: Any, refs: Sequence[tuple[str, str]]) -> list[Any]
     made: list[Any] = []
     for group in grouped(ds, labels):
         target = target_of(ds, group)
-        if target is not None:
+        if target is not None and weights_at_hand(ds, ds.recipe(group[0][1])):
             name = f"{target.labeler}@{group[0][1]}"
             made.append((Step(name, target.reads, target.outputs), pool_of(config, target)))
     outputs = {ref: step.name for step, _ in made for ref in step.outputs}
@@ -93,6 +93,7 @@ def repair(
     dry_run: DryRun = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Verify, and make again what is damaged, nothing else."""
+    from pipeline.care.forget import drop_sources
     from pipeline.care.repair import repair as run
     from pipeline.cli.console import bars, err, print_json
     from pipeline.errors import Incomplete
@@ -106,6 +107,7 @@ def repair(
         return
     with bars(f"Repair {config.root}", "shards", as_json) as progress:
         result = run(ds, config, findings, lambda refs: steps_of(ds, config, refs), progress)
+    drop_sources(ds)
     err.print(f"repair: {len(result.repaired)} repaired, {result.identical} with the committed digest.", markup=False)
     if as_json:
         print_json(
@@ -190,6 +192,7 @@ def forget(
     """Remove samples for good: from every recipe of every modality, old ones too. Their places stay, as nulls."""
     from pipeline.cards.data_card import write_cards
     from pipeline.care.forget import forget as run
+    from pipeline.care.forget import sources
     from pipeline.cli.console import err, print_json
     from pipeline.dataset import Dataset
     from tokenize_shards.rebuild import token_rewrite
@@ -202,8 +205,14 @@ def forget(
     err.print(
         "forget: done. Models, tokenizers and pages made before still carry what they learned or show.", markup=False
     )
+    read = sources(ds)
+    if read:
+        err.print(
+            "forget: the copies of imported labels are deleted; the files they were of are yours and are as they were: take "
+            f"what is forgotten out of them, too: {', '.join(sorted(read.values()))}", markup=False,
+        )  # fmt: skip
     if as_json:
-        print_json({"removed": ids, "shards": counts})
+        print_json({"removed": ids, "shards": counts, "sources": read})
 
 
 def promote(
