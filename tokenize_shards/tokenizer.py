@@ -112,6 +112,12 @@ class Tokenizer(ABC):
     def decode(self, tokens: Any) -> Any:
         """Tokens -> labels in the modality's own encoding. Raises ValueError for ids outside the vocabulary."""
 
+    def codes(self) -> np.ndarray | None:
+        """(vocab, k) float32, a vector for each token, near where tokens decode to similar things. None where there are
+        no such vectors, or a token means another thing in every place.
+        """
+        return None
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors; plain JSON."""

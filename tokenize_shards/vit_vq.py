@@ -251,6 +251,11 @@ class ViTVQ(Tokenizer):
     def _fitted(self) -> Network:
         return self._made().eval()
 
+    @torch.no_grad()
+    def codes(self) -> np.ndarray | None:
+        ids = torch.arange(self.vocab, device=self.device)[:, None]
+        return np.asarray(self._fitted().codebook.lookup(ids)[:, 0].float().cpu().numpy())
+
     @torch.inference_mode()
     def encode(self, batch: np.ndarray) -> np.ndarray:
         """Labels of the content's encoding (n, H, W[, c]), all of one of `sides` -> uint16 (n, tokens)."""

@@ -55,11 +55,13 @@ class TrainConfig(_Section):
     """Settings of a training run.
 
     batch: samples of a step, over all workers and accumulated parts. n_in, n_out: tokens a sample shows and is asked
-    for. holdout: share of photos left out. heldout_views: how many views of every other photo are left out, the last
-    ones; null: one where a photo has four or more, none where it has fewer. Of this data set alone, which is the one
-    that is judged. loss: mean over the streams of their means, or over all tokens. ema: decay of
-    the averaged weights, 0 for none; where there are any, they are what is published. keep: checkpoints kept beside
-    those of every keep_every-th step. block: samples masked together, null: what a worker takes at a time.
+    for. start: "codes" lets tables and heads begin with what the tokenizers know (see start.py). eps: AdamW's for tables
+    and heads; 3e-4 for a laptop's few steps, where a row is met a few times and should move by what was said of it, not
+    by a whole step. holdout: share of photos left out. heldout_views: how many views of every other photo are left out,
+    the last ones; null: one where a photo has four or more, none where it has fewer; of this data set alone, which is
+    the one that is judged. loss: mean over the streams of their means, or over all tokens. ema: decay of the averaged
+    weights, 0 for none; where there are any, they are what is published. keep: checkpoints kept beside those of every
+    keep_every-th step. block: samples masked together, null: what a worker takes at a time.
     """
 
     name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -71,12 +73,14 @@ class TrainConfig(_Section):
     warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
     clip: float = Field(1.0, gt=0)
+    eps: float = Field(1e-8, gt=0)
     ema: float = Field(0.0, ge=0, lt=1)
     n_in: int = Field(128, ge=1)
     n_out: int = Field(96, ge=1)
     mixture: Literal["demo", "published"] | list[ComponentConfig] = "demo"
     loss: Literal["streams", "tokens"] = "streams"
     tied: bool = False
+    start: Literal["codes", "random"] = "codes"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     recompute: bool = False

@@ -112,15 +112,18 @@ class Corpus:
         makers: Mapping[str, str] | None = None,
         window: int = 16,
         heldout_views: int | None = 0,
+        codes: Callable[[str], npt.NDArray[np.float32] | None] = lambda name: None,
     ) -> None:
         """ConfigError where there is nothing to train on, DamageError where shards do not fit the streams.
 
         heldout_views: None: one where there are VIEWS_FOR_ONE, which costs a quarter of the crops at most; else none.
+        codes: of a stream, (vocab, k), near for tokens that mean similar things; None where that is not known.
         """
         if not streams:
             raise ConfigError("there is no token modality to train on; run `manymodal tokenize` first")
         tables(streams)
         self.streams, self.shards, self.window = tuple(streams), shards, window
+        self.codes = codes
         self.manifest, self.recipes, self.makers = manifest, dict(recipes or {}), dict(makers or {})
         self.sizes = [len(held) for held in held_out]
         self.train_rows = [np.flatnonzero(~held) for held in held_out]

@@ -61,10 +61,10 @@ def _plain(model: Model, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tens
     return loss.mean, loss.total, loss.count
 
 
-def unigrams(corpus: Corpus) -> dict[str, np.ndarray]:
+def unigrams(corpus: Corpus, counted: int = COUNTED) -> dict[str, np.ndarray]:
     """Log-probability of each token of each stream by its count in what is trained on, plus one; [EOS] once a text.
 
-    Of a large data set the first COUNTED samples are counted.
+    Of a large data set the shards that hold the first `counted` samples are counted.
     """
     counts = {stream.name: np.ones(stream.vocab) for stream in corpus.streams}
     seen = 0
@@ -73,7 +73,7 @@ def unigrams(corpus: Corpus) -> dict[str, np.ndarray]:
             column = shard[stream.name]
             _count(counts[stream.name], column, rows[column.valid[rows]], corpus.train_views)
         seen += len(rows)
-        if seen >= COUNTED:
+        if seen >= counted:
             break
     return {name: np.log(count / count.sum()) for name, count in counts.items()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tokenize_shards.holdout import held_out
 from tokenize_shards.rebuild import spec_of
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
+from tokenize_shards.tokenizer import load_tokenizer
 from trainer.corpus import Column, Corpus, LazyShards, Shard
 from trainer.streams import Stream
 
@@ -128,11 +130,26 @@ def open_corpus(
     streams = [stream_of(spec_of(ds.recipe(recipe)), opener.open(name, k).meta.vocab) for name, recipe in used.items()]
     lazy = LazyShards(len(shards), opener, opener.fetch if far else None)
     makers = {name: maker(ds.recipe(recipe)) for name, recipe in used.items()}
-    corpus = Corpus(streams, lazy, held, record.version, used, makers, heldout_views=heldout_views)
+    corpus = Corpus(
+        streams,
+        lazy,
+        held,
+        record.version,
+        used,
+        makers,
+        heldout_views=heldout_views,
+        codes=partial(codes_of, ds, used),
+    )
     if not far and sum(c.bytes for found in commits.values() for c in found.values()) <= FULL_CHECK:
         for _ in lazy:
             pass  # opened, and so checked
     return corpus
+
+
+def codes_of(ds: Dataset, recipes: Mapping[str, str], name: str) -> np.ndarray | None:
+    """The codebook of a stream's tokenizer, (vocab, k) float32; None where it has none."""
+    digest = maker(ds.recipe(recipes[name])) if name in recipes else ""
+    return load_tokenizer(ds.weights_path(digest)).codes() if digest else None
 
 
 def maker(recipe: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from trainer.loss import stream_weights
 from trainer.masking import Masker
 from trainer.model import SIZES, Model
 from trainer.parallel import Divided, Group, choose, local_device, own
+from trainer.start import start
 
 MAX_BAD_STEPS = 20
 
@@ -80,25 +81,35 @@ class Run:
             model = Model(self.streams, SIZES[self.config.size], self.config.tied)
         model.recompute = self.config.recompute
         model.to(self.device)
+        if self.config.start == "codes" and not self.config.tied:
+            start(model, self.data, self._masker(), self.config.seed)
         if self.config.compile:
             for block in (*model.encoder, *model.decoder):
                 block.compile()
         return model
 
     def _optimizer(self) -> torch.optim.AdamW:
-        decayed = [p for p in self.named.values() if p.ndim > 1]
-        plain = [p for p in self.named.values() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        rows = [p for n, p in self.named.items() if n.startswith(("table.", "heads."))]
+        others = [p for n, p in self.named.items() if not n.startswith(("table.", "heads."))]
+        decay = self.config.weight_decay
+        groups = [
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": rows, "weight_decay": decay, "eps": self.config.eps},
+        ]
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=True)
 
-    def _feed(self, block: int | None = None) -> Feed:
+    def _masker(self) -> Masker:
         config, names = self.config, [s.name for s in self.streams]
         try:
-            masker = Masker(self.streams, components(config, names), config.n_in, config.n_out, self.data.has())
+            return Masker(self.streams, components(config, names), config.n_in, config.n_out, self.data.has())
         except ValueError as error:
             raise ConfigError(f"train.mixture: {error}") from None
+
+    def _feed(self, block: int | None = None) -> Feed:
+        config = self.config
         return Feed(
-            Loader(self.data, config.batch, config.seed), masker, self.model, config.seed,
+            Loader(self.data, config.batch, config.seed), self._masker(), self.model, config.seed,
             rank=self.group.rank, world=self.group.world, parts=config.accumulate, block=config.block or block,
         )  # fmt: skip
 

@@ -264,9 +264,12 @@ def test_the_learning_rate_warms_up_and_falls(ds: Dataset) -> None:
 
 
 def test_only_matrices_decay(ds: Dataset) -> None:
-    decayed, plain = Run(open_corpus(ds, 0.0), config(weight_decay=0.1)).optimizer.param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    run = Run(open_corpus(ds, 0.0), config(weight_decay=0.1, eps=3e-4))
+    decayed, plain, rows = run.optimizer.param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"], rows["weight_decay"]) == (0.1, 0.0, 0.1)
     assert all(p.ndim == 2 for p in decayed["params"]) and all(p.ndim < 2 for p in plain["params"])
+    assert {id(p) for p in rows["params"]} == {id(p) for p in (run.model.table.weight, *run.model.heads.parameters())}
+    assert (rows["eps"], decayed["eps"], plain["eps"]) == (3e-4, 1e-8, 1e-8)
 
 
 def test_without_rgb_any_streams_predict_any(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from pipeline.errors import ConfigError
 from tokenize_shards.contents import make_content
 from tokenize_shards.fitting import pick_device
-from tokenize_shards.fourm.networks import Network
+from tokenize_shards.fourm.networks import CosineCodebook, Network
 from tokenize_shards.tokenizer import FitError, FitReport, Tokenizer
 
 CHUNK = 64  # labels at once on a GPU; one at a time on a CPU, so that a label's tokens do not depend on its batch
@@ -56,6 +56,10 @@ class FourM(Tokenizer):
 
     def fit(self, train: Any, heldout: Any, **budget: Any) -> FitReport:
         raise FitError(f"{self.modality}: this tokenizer is a published one and is not fitted here")
+
+    def codes(self) -> np.ndarray | None:
+        book = self.network.codebook
+        return np.asarray(book.embed.float().cpu().numpy()) if isinstance(book, CosineCodebook) else None
 
     @torch.inference_mode()
     def encode(self, batch: np.ndarray) -> np.ndarray:

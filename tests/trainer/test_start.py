@@ -1,0 +1,65 @@
+"""Where a model starts: at the frequencies of the tokens, with like codes alike. Tiny random networks and tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainer.corpus import RGB, open_world, tiny_model
+from trainer.config import TrainConfig, components
+from trainer.evaluate import judge
+from trainer.loader import Blend, Corpus
+from trainer.masking import Masker
+from trainer.model import Model
+from trainer.run import Run
+from trainer.start import HEAD, start
+
+SIZES = (12, 12)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return open_world(tmp_path_factory.mktemp("start"), 0.25, SIZES)
+
+
+def started(corpus: Corpus) -> Model:
+    model, config = tiny_model(), TrainConfig()
+    masker = Masker(corpus.streams, components(config, [s.name for s in corpus.streams]), 12, 12)
+    start(model, Blend([corpus]), masker, 0)
+    return model
+
+
+def test_the_first_loss_is_that_of_counting(corpus: Corpus) -> None:
+    """Which a random start is far above, and equal chances where tokens are not equally frequent."""
+    random, found = (judge(model, corpus, 12, 12, 0).photos for model in (tiny_model(), started(corpus)))
+    for name, h in found.items():
+        assert abs(h.loss - h.unigram) < 0.25, name
+        assert random[name].loss > h.loss + 0.2, name
+    assert found["tok_caption"].unigram < found["tok_caption"].uniform - 0.5
+
+
+def test_codes_that_are_alike_start_alike(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four groups of sixteen codes: rows of tables and heads are nearer within a group than between groups."""
+    rng = np.random.default_rng(0)
+    codes = (np.repeat(rng.normal(size=(4, 3)), 16, axis=0) + 0.05 * rng.normal(size=(64, 3))).astype(np.float32)
+    monkeypatch.setattr(corpus, "codes", lambda name: codes if name == RGB.name else None)
+    model = started(corpus)
+    index = [s.name for s in model.streams].index(RGB.name)
+    first = int(model.table_start[index])
+    group = torch.arange(64) // 16
+    same = (group[:, None] == group) & ~torch.eye(64, dtype=torch.bool)
+    for rows in (model.table.weight[first : first + 64], model.head_weights()[RGB.name]):
+        apart = torch.cdist(rows.detach(), rows.detach())
+        assert apart[same].mean() < 0.6 * apart[group[:, None] != group].mean()
+    assert HEAD / 2 < float(model.head_weights()[RGB.name].detach().std()) < HEAD * 2
+
+
+def test_a_run_starts_so_unless_it_is_told_not_to(corpus: Corpus) -> None:
+    def weights(**changed: object) -> torch.Tensor:
+        settings = TrainConfig.model_validate({"n_in": 12, "n_out": 12, **changed})
+        return Run(corpus, settings).model.table.weight.detach()
+
+    first, again, random = weights(), weights(), weights(start="random")
+    assert torch.equal(first, again) and float(first.std()) == pytest.approx(1, rel=0.1)
+    assert float(random.std()) == pytest.approx(0.02, rel=0.1) and float(weights(tied=True).std()) < 0.03
