@@ -211,9 +211,10 @@ def _with(row: TokenSpec, *params: Mapping[str, Any]) -> TokenSpec:
 
 
 # "offline": what two cores fit in a minute: small patches, which make pictures recognisable at once, and codebooks
-# that a few thousand patches can fill. "published": the grids, vocabularies and networks of 4M-21, for real runs.
+# that a few thousand patches, and for vectors a few hundred photos, can fill: a code that one vector made says which it
+# was, not what it is like. "published": the grids, vocabularies and networks of 4M-21, for real runs.
 _TABLE: Mapping[Profile, tuple[TokenSpec, ...]] = {
-    "offline": _Profile(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=256).rows(),
+    "offline": _Profile(112, 8, rgb=4096, semantic=1024, maps=1024, features=1024, vectors=32).rows(),
     "published": _Profile(
         224, 16, rgb=16384, semantic=4096, maps=8192, features=8192, vectors=8192,
         vit={"size": "B", "batch": 64, "lr": 2e-4}, drawn={"decoder": "diffusion", "diffusion_width": 128},

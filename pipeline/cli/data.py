@@ -156,13 +156,20 @@ def finish(report: Any, as_json: bool) -> None:
 
 
 def status(target: Target, as_json: AsJson = False) -> None:
-    """Say what the data set holds: samples, shards, and each modality's recipe, backend and coverage."""
+    """Say what the data set holds: samples, shards, each modality's recipe, backend and coverage, and how good its models
+    are on views and photos they have not seen.
+    """
     from pipeline.cli.console import err, print_json, table
     from pipeline.dataset import Dataset
     from pipeline.errors import DamageError
     from pipeline.status import status as look
 
-    found = look(Dataset.open(settings(target, None).root))
+    ds = Dataset.open(settings(target, None).root)
+    found = look(ds)
+    if ds.storage.list("_models"):  # only then is the trainer needed, which takes a second to load
+        from trainer.summary import LOSSES, loss_rows, models
+
+        found["models"] = models(ds)
     if as_json:
         print_json(found)
     else:
@@ -180,6 +187,9 @@ def status(target: Target, as_json: AsJson = False) -> None:
             for n, m in found["modalities"].items()
         ]
         table(title, ("modality", "backend", "recipe", "committed", "nulls", "stale", "missing"), rows)
+        for name, m in found.get("models", {}).items():
+            about = f"Model {name}, {m['size']}, {m['step']} steps: loss on what was not trained on, nats a token"
+            table(about, LOSSES, loss_rows(m["heldout_views"], m["heldout"]))
     for sentence in found["damage"]:
         err.print(f"  {sentence}", markup=False)
     if found["damage"]:

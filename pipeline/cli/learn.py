@@ -151,6 +151,7 @@ def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool =
     from pipeline.dataset import Dataset
     from pipeline.run import record_run
     from trainer.launch import start
+    from trainer.summary import LOSSES, loss_rows
 
     chosen, ds = train_settings(config), Dataset.open(config.root)
     with bars(f"Train on {config.root}", "steps", quiet) as progress:
@@ -159,28 +160,9 @@ def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool =
         return asdict(report)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
-    table("Loss, nats a token (the same in every view: may be known by heart)", LOSSES, _losses(report))
+    table("Loss on what was not trained on, nats a token", LOSSES, loss_rows(report.heldout_views, report.heldout))
     err.print(f"  model {report.path}; {_speed(report)}", markup=False)
     return asdict(report)
-
-
-LOSSES = ("tokens", "new views", "unigram", "new photos", "unigram", "uniform", "the same in every view")
-
-
-def _losses(report: Any) -> list[tuple[str, ...]]:
-    """A row a stream: loss on new views of known photos and on new photos, each beside its unigram."""
-    views, photos = report.heldout_views, report.heldout
-    rows = []
-    for name in dict.fromkeys([*views, *photos]):
-        cells = [
-            f"{found[name][key]:.3f}" if name in found else "-"
-            for found in (views, photos)
-            for key in ("loss", "unigram")
-        ]
-        uniform = (views.get(name) or photos[name])["uniform"]
-        same = views.get(name, {}).get("repeated", 0.0)
-        rows.append((name, *cells, f"{uniform:.3f}", f"{same:.0%}" if same else ""))
-    return rows
 
 
 def _speed(report: Any) -> str:

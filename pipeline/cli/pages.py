@@ -64,7 +64,7 @@ def demo(
     from pipeline.cli.data import finish, run_ingest, run_label
     from pipeline.cli.learn import run_fit, run_tokenize, run_train
     from pipeline.config import CONFIG_NAME
-    from pipeline.demo.settings import demo_config_text
+    from pipeline.demo.settings import count_photos, demo_config_text
     from pipeline.errors import ConfigError
     from pipeline.storage import open_storage
 
@@ -74,9 +74,9 @@ def demo(
     there = storage.list("")
     if there and not there.keys() & {"dataset.json", CONFIG_NAME}:
         raise ConfigError(f"--out {out}: is a folder with other things in it. Choose a new or empty one.")
-    storage.put_if_absent(CONFIG_NAME, demo_config_text().encode())
-    config = settings(out, assign, executor)
     source = images or str(_demo_photos())
+    storage.put_if_absent(CONFIG_NAME, demo_config_text(count_photos(source)).encode())
+    config = settings(out, assign, executor)
     run_ingest(config, [source])
     finish(run_label(config, []), as_json=False)
     run_fit(config, [])

@@ -9,7 +9,8 @@ import yaml
 
 from labelers.core.registry import all_labelers
 from pipeline.config import Config, load_config
-from pipeline.demo.settings import demo_config_text
+from pipeline.demo.photos import PHOTOS
+from pipeline.demo.settings import count_photos, demo_config_text, train_steps
 from pipeline.errors import ConfigError
 from pipeline.template import config_template
 
@@ -56,6 +57,17 @@ def test_the_template_is_the_default(tmp_path: Path) -> None:
 def test_the_demo_changes_what_it_says() -> None:
     values = yaml.safe_load(demo_config_text())
     assert (values["name"], values["shard_size"], values["tokens"]["views"]) == ("demo", 16, 8)
+    assert values["train"]["steps"] == train_steps(len(PHOTOS)) and "train: {steps:" in demo_config_text(1)
+
+
+def test_the_demo_trains_longer_on_more_photos(tmp_path: Path) -> None:
+    steps = [train_steps(n) for n in (1, 21, 84, 195, 10**6)]
+    assert steps == sorted(steps) and steps[2] == 2 * steps[1] and (steps[0], steps[-1]) == (400, 4000)
+    (tmp_path / "deep").mkdir()
+    for name in ("a.jpg", "deep/b.PNG", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert count_photos(str(tmp_path)) == 2
+    assert count_photos("s3://lab/photos") == count_photos(str(tmp_path / "none")) == len(PHOTOS)
 
 
 def test_set_overrides_and_root_counts_from_the_file(tmp_path: Path) -> None:
