@@ -88,7 +88,7 @@ class Columns:
             if modality.on_view and spec is not None:
                 cut = shard.on_view(self._labeler(spec), [spec])[spec.name]
                 rows = [one if isinstance(one, Null) else one[0] for one in cut]
-            elif modality.stored:
+            elif modality.stored or self.ds.sound_commit(name, self.manifest.modalities[name], k) is not None:
                 rows = list(shard.labels(modality, self.manifest.modalities[name]))
                 if spec is not None and spec.content not in WHOLE:
                     rows = self._framed(shard, spec, self.manifest.modalities[name], rows)

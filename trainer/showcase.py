@@ -55,8 +55,9 @@ def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Galle
     progress("gallery", len(names), len(names), "")
     reports = last_reports(ds)
     return Gallery(
-        title=ds.name, columns=names, subtitle="every modality, its tokens decoded, and what the model sees in RGB alone",
-        rows=[_row(photo, ds) for photo in photos], figures=_figures(found, photos, reports), stages=_stages(reports, found),
+        title=ds.name, columns=names, subtitle=_subtitle(columns),
+        rows=[_row(photo, ds, bool(columns.specs)) for photo in photos],
+        figures=_figures(found, photos, reports), stages=_stages(reports, found),
         coverage=_coverage(ds, found), ingest=_ingest(ds, found, reports), fits=_fits(ds, found),
         train=_training(predictor, reports), warnings=list(found["damage"]),
         made=f"manymodal, {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, manifest {found['manifest']}",
@@ -108,20 +109,28 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[int(i * step)] for i in range(min(count, len(items)))]
 
 
-def _row(photo: Photo, ds: Dataset) -> PhotoRow:
+def _subtitle(columns: Columns) -> str:
+    """What the page has of each photo."""
+    if columns.predictor is not None:
+        return "every modality, its tokens decoded, and what the model sees in RGB alone"
+    return "every modality, and its tokens decoded" if columns.specs else "every modality"
+
+
+def _row(photo: Photo, ds: Dataset, learned: bool) -> PhotoRow:
+    """learned: whether anything was fitted, for photos to be held out of."""
     caption = photo.cells.get("caption")
     text = getattr(caption.label, "text", "") if caption and not getattr(caption.label, "muted", True) else ""
     name = photo.uri.rsplit("/", 1)[-1]
-    return PhotoRow(photo.id, Picture(photo.image), photo.cells, name, text, photo.held_out)
+    return PhotoRow(photo.id, Picture(photo.image), photo.cells, name, text, photo.held_out and learned)
 
 
 def _figures(found: dict[str, Any], photos: Sequence[Photo], reports: dict[str, dict[str, Any]]) -> list[KeyFigure]:
     names = [n for n in found["modalities"] if not n.startswith("tok_")]
     minutes = sum(float(r.get("seconds", 0)) for r in reports.values()) / 60
-    held = sum(photo.held_out for photo in photos)
+    held, tokens = sum(photo.held_out for photo in photos), len(found["modalities"]) - len(names)
     return [
-        KeyFigure(f"{found['samples']:,}", "photos", f"{held} shown were held out of all learning"),
-        KeyFigure(str(len(names)), "modalities", f"{len(found['modalities']) - len(names)} of them as tokens"),
+        KeyFigure(f"{found['samples']:,}", "photos", f"{held} shown were held out of all learning" if tokens else ""),
+        KeyFigure(str(len(names)), "modalities", f"{tokens} of them as tokens"),
         KeyFigure(f"{minutes:.1f}", "minutes", "from files to this page"),
     ]
 
@@ -145,7 +154,7 @@ def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
         tokens = found["modalities"].get(f"tok_{name}")
         fit = fit_report(ds, f"tok_{name}") or {}
         metrics = fit.get("metrics", {}).items()
-        stored = m["stored"] or name not in known
+        stored = m["stored"] or m["committed"] or name not in known  # network features are stored on request
         rows.append(
             CoverageRow(
                 modality=name, backend=m["backend"], recipe=m["recipe"], total=found["samples"],

@@ -156,7 +156,8 @@ class PhotoRow:
 class Gallery:
     """Everything the page shows. columns: modalities in order. warnings: what to know first. made: the footer.
 
-    photos: heading of the table of photos. kinds: the cells of a triple that it has a line for: field, name, explanation.
+    photos: heading of the table of photos. kinds: the cells of a triple that it has a line for: field, name, explanation;
+    a kind that no photo has any cell of gets none, unless it is the first.
     """
 
     title: str
@@ -179,7 +180,7 @@ def render_page(gallery: Gallery, out: Path) -> int:
     """Write the page to `out`, whole or not at all, and return its size in bytes. Held-out photos come first."""
     rows = sorted(gallery.rows, key=lambda row: not row.held_out)  # stable: the given order within each part
     html = environment().get_template("template.html.j2").render(
-        g=gallery, rows=rows, kinds=gallery.kinds, css=Markup(read_text("style.css")), hero=_hero(gallery, rows),
+        g=gallery, rows=rows, kinds=_kinds(gallery), css=Markup(read_text("style.css")), hero=_hero(gallery, rows),
         column_kinds={c: column_kind(_cells_of(rows, c)) for c in gallery.columns},
         backends={row.modality: row for row in gallery.coverage}, plots=plots,
     )  # fmt: skip
@@ -199,6 +200,12 @@ def write_whole(data: bytes, out: Path) -> int:
         Path(temporary).unlink(missing_ok=True)
         raise
     return len(data)
+
+
+def _kinds(gallery: Gallery) -> list[tuple[str, str, str]]:
+    """The lines of a photo: where nothing is tokenized or trained, three of four cells would say so again and again."""
+    triples = [triple for row in gallery.rows for triple in row.cells.values()]
+    return [k for i, k in enumerate(gallery.kinds) if i == 0 or any(getattr(t, k[0]) is not None for t in triples)]
 
 
 def _cells_of(rows: Sequence[PhotoRow], column: str) -> list[Cell]:

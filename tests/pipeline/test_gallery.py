@@ -195,6 +195,16 @@ def test_gaps_say_why(gallery: pg.Gallery, tmp_path: Path) -> None:
     assert "2 missing" in html
 
 
+def test_a_line_that_no_photo_has_is_left_out(gallery: pg.Gallery, tmp_path: Path) -> None:
+    rows = [
+        replace(row, cells={c: replace(t, decoded=None, predicted=None) for c, t in row.cells.items()})
+        for row in gallery.rows
+    ]
+    html = page_of(replace(gallery, rows=rows), tmp_path)
+    assert "no prediction" not in html and "no tokens" not in html and "what the model predicts" not in html
+    assert html.count('<th class="rail"') == len(rows)
+
+
 def test_a_bare_gallery_renders(tmp_path: Path) -> None:
     html = page_of(pg.Gallery("nothing yet", [], []), tmp_path)
     assert "How long it took" not in html

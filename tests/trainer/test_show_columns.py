@@ -14,7 +14,8 @@ from labelers.core.labeler import Labeler, Sample
 from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, edges_of, encode_rle, instance
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_labelers, all_modalities
-from labelers.core.show import Picture
+from labelers.core.show import Picture, Words
+from labelers.dinov2 import FEATURES
 from pipeline.config import Config, LabelerConfig
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
@@ -70,3 +71,35 @@ def test_labels_and_photos_have_one_frame(tokens: bool, tmp_path: Path, monkeypa
         (box,) = columns.labels("det", DET, rows["tok_det"])[photos[0].key]  # type: ignore[misc]
         # The photo of 8 x 6 pixels loses one column on each side: of its 4 left ones, 3 of 6 are in the view.
         assert np.allclose(box["box"], [0, 0, SHOWN_VIEW / 2, SHOWN_VIEW / 2], atol=1)
+
+
+def test_network_features_are_shown_where_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Grid(Labeler):
+        """Says of each patch in which half of the photo it is."""
+
+        name, version, backend, produces = "grid", 1, "for tests", (FEATURES,)
+
+        def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
+            features = np.zeros((4, 4, 384), np.float16)
+            features[:, 2:] = 1
+            return [{"dinov2": features} for _ in samples]
+
+    monkeypatch.setitem(all_labelers(), "grid", Grid)
+    root = str(tmp_path / "ds")
+    ds = Dataset.create(root, "shown", 3)
+    ingest(ds, [str(fake_photos(tmp_path / "photos", 2))])
+    chosen = {name: LabelerConfig(enabled=False) for name in all_labelers()}
+    for store in (False, True):
+        chosen["grid"] = LabelerConfig(enabled=True, store=store)
+        config = Config(root=root, shard_size=3, executor="local", labelers=chosen)
+        assert label(ds, config).failed == 0
+        photos = choose(ds, config, 2)
+        columns = Columns(ds, photos, 0, None)
+        columns.fill("dinov2")
+        for photo in photos:
+            cell = photo.cells["dinov2"].label
+            assert (
+                isinstance(cell, Picture)
+                if store
+                else cell == Words("computed when it is tokenized; it has no tokens yet", muted=True)
+            )
