@@ -42,6 +42,7 @@ KEYS = {  # the words a grammar writes
     "human_poses": ("human", "pose", "global", "shape", "camera", "none"),
     "sam_instance": ("point", "polygon", "none"),
 }
+VERSIONS = {"human_poses": 2}  # how a grammar writes; 1 where it is not named. 2: landmarks have a camera
 Codes = NDArray[np.integer[Any]]
 
 

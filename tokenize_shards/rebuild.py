@@ -22,6 +22,7 @@ from pipeline.execution.work import Pool
 from pipeline.plan import Ref, Step
 from pipeline.recipes import Target
 from tokenize_shards.encode import encode_rows
+from tokenize_shards.grammar import VERSIONS
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import Row, open_tokens, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec
@@ -35,9 +36,12 @@ def spec_of(recipe: dict[str, Any]) -> TokenSpec:
 
 
 def token_target_of(ds: Dataset, ref: Ref) -> TokenTarget | None:
-    """The target that makes one token recipe again; None where its labeler is not this program's."""
+    """The target that makes one token recipe again; None where its labeler is not this program's, or the program writes
+    such sequences another way by now.
+    """
     recipe = ds.recipe(ref[1])
-    if recipe["labeler"] != "tokenize":
+    spec = spec_of(recipe) if recipe["labeler"] == "tokenize" else None
+    if spec is None or recipe["params"].get("grammar", 1) != VERSIONS.get(spec.content, 1):
         return None
     labeler: Target | None = None
     for name, computed in recipe["params"]["computed"].items():
@@ -45,7 +49,7 @@ def token_target_of(ds: Dataset, ref: Ref) -> TokenTarget | None:
         if labeler is None:
             return None
     return TokenTarget(
-        f"{ref[0]}@{ref[1]}", (spec_of(recipe),), labeler, {ref[0]: recipe["weights"]["tokenizer"]["sha256"]},
+        f"{ref[0]}@{ref[1]}", (spec,), labeler, {ref[0]: recipe["weights"]["tokenizer"]["sha256"]},
         {ref[0]: ref[1]}, tuple(recipe["reads"].items()), recipe["params"]["views"], recipe["params"]["seed"],
     )  # fmt: skip
 

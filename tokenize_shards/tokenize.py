@@ -25,6 +25,7 @@ from pipeline.records import Commit, recipe_id, shard_name
 from pipeline.run import Progress, Report, bring_up_to_date
 from pipeline.shard_task import look, replace
 from tokenize_shards.encode import encode_shard
+from tokenize_shards.grammar import VERSIONS
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec, configure, specs
@@ -164,6 +165,7 @@ def token_recipes(
             raise ConfigError(f"{spec.name}: its tokenizer was fitted with {changed}. Run `manymodal fit` again.")
         computed = {spec.modality: current[spec.modality]} if computes else {}
         params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
+        params |= {"grammar": VERSIONS[spec.content]} if spec.content in VERSIONS else {}
         recipes.append(
             {
                 "modality": spec.name, "labeler": "tokenize", "version": VERSION, "params": params,

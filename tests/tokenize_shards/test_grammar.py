@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
+from labelers.human_poses import POSES
 from labelers.metadata import FIELDS, Field, describe, encode_field
 from labelers.smpl_poses import SMPL_POSES
 from tokenize_shards import grammar, grammar_boxes, grammar_people
@@ -40,7 +41,10 @@ def pose() -> MLPPQ:
 
 def person(box: tuple[float, float, float, float], seed: int = 0) -> dict[str, object]:
     points = np.random.default_rng(seed).normal(0, 0.3, (33, 3)).astype(np.float32)
-    return {"box": np.array(box, np.float32), "score": 0.9, "keypoints": np.abs(points) * 50, "keypoints_3d": points}
+    low, high = np.array(box[:2]), np.array(box[2:])
+    flat = (low + high) / 2 + (high - low).max() * points[:, :2]
+    keypoints = np.column_stack([flat, np.full(33, 0.9)]).astype(np.float32)
+    return {"box": np.array(box, np.float32), "score": 0.9, "keypoints": keypoints, "keypoints_3d": points}
 
 
 def people_ids(people: list[dict[str, object]], pose: MLPPQ, view: View = WHOLE, limit: int = 275) -> list[int]:
@@ -145,12 +149,65 @@ def test_every_field_survives_from_its_lowest_to_its_highest(field: Field) -> No
 def test_people_come_back_with_exact_codes_in_order(pose: MLPPQ) -> None:
     people = [person((60, 60, 90, 95), 1), person((5, 5, 40, 80), 2)]
     ids = people_ids(people, pose)
-    assert len(ids) == 28
+    assert len(ids) == 36
     back = grammar_people.decode_people(ids, 100, WORDS, pose.decode)
     for found, i in zip(back, (1, 0), strict=True):
         assert np.abs(found["box"] - people[i]["box"]).max() <= 0.051
         assert np.allclose(found["keypoints_3d"].ravel(), pose.decode(pose.encode(people[i]["keypoints_3d"][None]))[0])
         assert np.array_equal(pose.encode(found["keypoints_3d"][None]).shape, (1, 8))
+
+
+def test_landmarks_lie_where_the_camera_puts_them(pose: MLPPQ) -> None:
+    """Only the upper half of a person can be seen, as in a portrait: the box is round that half."""
+    rng = np.random.default_rng(5)
+    body = rng.normal(0, 0.3, (33, 3)).astype(np.float32)
+    body[:, 1] = np.linspace(-0.8, 0.8, 33)
+    flat = np.column_stack(
+        [50 + 60 * (body[:, 0] + 0.05), 60 + 60 * (body[:, 1] + 0.1), np.where(body[:, 1] < 0, 0.9, 0)]
+    )
+    seen = flat[flat[:, 2] > 0, :2]
+    one = {
+        "box": np.concatenate([seen.min(0), seen.max(0)]).astype(np.float32), "score": 0.9,
+        "keypoints": flat.astype(np.float32), "keypoints_3d": body,
+    }  # fmt: skip
+    camera = grammar_people.camera_of(one)
+    assert camera is not None
+    again = grammar_people.seen_by(body, camera, one["box"])  # type: ignore[arg-type]
+    assert np.abs(again[:, :2] - flat[:, :2]).max() < 0.1, "what is hidden lies where it was, outside the box"
+    assert (again[:, 2] == (flat[:, 2] > 0)).mean() > 0.9 and again[np.argmax(flat[:, 1]), 2] == 0
+    ids = people_ids([one], pose)
+    assert len(ids) == 18
+    exact = lambda codes: body.reshape(1, -1)  # noqa: E731
+    (found,) = grammar_people.decode_people(ids, 100, WORDS, exact)
+    on = flat[:, 2] > 0
+    assert np.abs(found["keypoints"][on, :2] - flat[on, :2]).max() < 1, "a hundredth of the picture"
+    at = ids.index(WORDS.keyword("camera"))
+    (old,) = grammar_people.decode_people(ids[:at] + ids[at + 4 :], 100, WORDS, exact)
+    assert np.abs(old["keypoints"][on, :2] - flat[on, :2]).max() > 10, "without a camera, the whole body fills the box"
+    POSES.check([found])
+
+
+def test_nobody_to_be_seen_has_no_camera(pose: MLPPQ) -> None:
+    one = person((10, 20, 30, 60))
+    hidden = one | {"keypoints": one["keypoints"] * np.array([1, 1, 0], np.float32)}  # type: ignore[operator]
+    flat = one | {"keypoints": np.ones((33, 3), np.float32)}
+    assert grammar_people.camera_of(hidden) is None and grammar_people.camera_of(flat) is None
+    assert len(people_ids([hidden], pose)) == 14
+
+
+def test_a_flip_mirrors_the_camera(pose: MLPPQ) -> None:
+    body = np.random.default_rng(1).normal(0, 0.3, (33, 3)).astype(np.float32)
+    flat = np.column_stack([40 + 30 * body[:, 0], 50 + 30 * body[:, 1], np.full(33, 0.9)]).astype(np.float32)
+    one = {
+        "box": np.concatenate([flat.min(0)[:2], flat.max(0)[:2]]),
+        "score": 0.9,
+        "keypoints": flat,
+        "keypoints_3d": body,
+    }
+    (turned,) = grammar_people.cut_people([one], View(0, 0, 100, 100, flip=True), 100)
+    plain, mirrored = grammar_people.camera_of(one), grammar_people.camera_of(turned)
+    assert plain is not None and mirrored is not None
+    assert np.allclose(mirrored, plain * [1, -1, 1], atol=1e-4)
 
 
 def test_no_people_and_too_many_people(pose: MLPPQ) -> None:
