@@ -44,7 +44,7 @@ def import_(
     assign: Assign = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take in a data set in 4M's layout: its images by ingest, its tokens as they are."""
+    """Take in a data set in 4M's layout: its images by ingest, its tokens and captions as they are."""
     from dataclasses import asdict
 
     from pipeline.cli.console import bars, print_json, table
@@ -55,7 +55,8 @@ def import_(
     ds = Dataset.create(config.root, config.name, config.shard_size)
     with bars(f"Import {folder}", "modalities", as_json) as progress:
         report = read_layout(ds, folder, progress)
-    table(f"Imported {folder}: {report.samples} samples", ("tokens", "samples"), list(report.tokens.items()))
+    rows = [*report.tokens.items(), *report.labels.items()]
+    table(f"Imported {folder}: {report.samples} samples", ("modality", "samples"), rows)
     if as_json:
         print_json(asdict(report))
 

@@ -1,28 +1,32 @@
-"""Data sets in 4M's layout, read in: images through ingest, tokens as committed token shards, equal keys joined.
+"""Data sets in 4M's layout, read in: images through ingest, tokens and labels as committed shards, equal keys joined.
 
 Tokens keep the crops they came with, whose settings another program chose; their recipe says so by the digest of those
-settings, and they are never mixed with tokens of other crops.
+settings, and they are never mixed with tokens of other crops. Labels are captions (text, or JSON of a text or several, of
+which the first is taken) and, of a data set that this program exported, all it wrote.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labelers.core.modality import Null
+from labelers.core.modality import Label, LabelError, Modality, Null
+from labelers.core.registry import all_modalities
 from pipeline.dataset import IMAGE_EXTS, Dataset
 from pipeline.errors import ConfigError
 from pipeline.ingest.ingest import ingest
 from pipeline.records import Commit, shard_name
 from pipeline.shard_task import replace
+from pipeline.shards import verify_labels, write_labels
 from pipeline.storage import Storage, open_storage
 from tokenize_shards.fourm.layout import CROPS, DESCRIPTION, Progress, read_members, tars_in
 from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
@@ -33,14 +37,15 @@ ABSENT = Null("not in the data set it was imported from")
 
 @dataclass
 class Imported:
-    """samples: in the data set now. tokens: token modality -> samples that have it."""
+    """samples: in the data set now. tokens, labels: modality -> samples that have it."""
 
     samples: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
 
 
 def read_layout(ds: Dataset, folder: str, progress: Progress = lambda *_: None) -> Imported:
-    """Images and tokens of a data set in 4M's layout, in a folder or at s3://. ConfigError for a folder that is none, or
+    """Images, tokens and labels of a data set in 4M's layout, in a folder or at s3://. ConfigError for a folder that is none, or
     tokens that do not fit the row of the token table they belong to.
     """
     store = open_storage(folder)
@@ -58,15 +63,15 @@ def read_layout(ds: Dataset, folder: str, progress: Progress = lambda *_: None) 
         recipe, report.tokens[name] = _read_tokens(ds, store, spec, ids, crops)
         current[name] = recipe
         progress("import", i + 1, len(rows), name)
+    for modality in _labelled(store):
+        current[modality.name], report.labels[modality.name] = _read_labels(ds, store, modality, ids)
     ds.update_manifest(current)
     return report
 
 
 def _rows(store: Storage) -> dict[str, TokenSpec]:
     """The row of the token table of each tok_ folder: from our own description, or the published table."""
-    described: dict[str, Any] = {}
-    with contextlib.suppress(FileNotFoundError):
-        described = json.loads(store.read_bytes(DESCRIPTION)).get("tokens", {})
+    described = _description(store).get("tokens", {})
     known, found = specs("published"), {}
     for name in [key.rstrip("/") for key in store.list("") if key.startswith("tok_") and key.endswith("/")]:
         if name in described:
@@ -76,6 +81,24 @@ def _rows(store: Storage) -> dict[str, TokenSpec]:
         else:
             raise ConfigError(f"{store.url}/{name}: no token modality is named {name!r}. Known: {', '.join(known)}.")
     return found
+
+
+def _labelled(store: Storage) -> list[Modality]:
+    """The modalities of the folders of labels that can be read."""
+    folders = {key.rstrip("/") for key in store.list("") if key.endswith("/")}
+    ours = set(_description(store).get("recipes", {}))
+    return [m for name, m in all_modalities().items() if name in folders and (name == "caption" or name in ours)]
+
+
+def _description(store: Storage) -> dict[str, Any]:
+    """What this program wrote beside a data set that it exported; empty for others."""
+    try:
+        found = json.loads(store.read_bytes(DESCRIPTION))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{store.url}/{DESCRIPTION}: is no JSON ({error}). Fetch it again, or delete it.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(store: Storage, folder: str) -> str:
@@ -98,22 +121,77 @@ def _read_tokens(ds: Dataset, store: Storage, spec: TokenSpec, ids: dict[str, st
     recipe = {"modality": spec.name, "labeler": "import_4m", "version": 1, "params": params, "reads": {"rgb": rgb},
               "backend": "imported tokens (4M layout)", "weights": {}}  # fmt: skip
     made, have = ds.put_recipe(recipe), 0
-    waiting = dict([first])
+    for k, rows in _by_shard(ds, itertools.chain([first], stream)):
+        for row in rows:
+            if not isinstance(row, Null) and len(row) != views:
+                raise ConfigError(f"{folder}: a sample has {len(row)} crops, others {views}")
+        have += sum(not isinstance(row, Null) for row in rows)
+        if ds.sound_commit(spec.name, made, k) is None:
+            meta = TokenMeta(spec.name, views, spec.tokens, spec.vocab or 0, made, _inputs(ds, k))
+            write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows)
+            replace(ds, Commit(spec.name, made, k, shard_name(k, "arrow"), 0, 0, ""), write, verify_tokens)
+    return made, have
+
+
+def _by_shard(ds: Dataset, entries: Iterator[tuple[str, Any]]) -> Iterator[tuple[int, list[Any]]]:
+    """(shard, one entry a sample) of a stream of (id, entry), which is read no further than each shard needs; samples that
+    are not in it are ABSENT.
+    """
+    waiting: dict[str, Any] = {}
     for k in ds.shards():
         wanted = set(ds.ids(k))
-        while not wanted <= waiting.keys() and (entry := next(stream, None)) is not None:
-            if len(entry[1]) != views:
-                raise ConfigError(f"{folder}: sample {entry[0]} has {len(entry[1])} crops, others {views}")
+        while not wanted <= waiting.keys() and (entry := next(entries, None)) is not None:
             waiting[entry[0]] = entry[1]
-        rows = [waiting.pop(i, ABSENT) for i in ds.ids(k)]
+        yield k, [waiting.pop(i, ABSENT) for i in ds.ids(k)]
+
+
+def _inputs(ds: Dataset, k: int) -> dict[str, str]:
+    """The image shard that what was read belongs to."""
+    commit = ds.sound_commit("rgb", ds.current("rgb"), k)
+    return {"rgb": commit.sha256 if commit else ""}
+
+
+def _read_labels(ds: Dataset, store: Storage, modality: Modality, ids: dict[str, str]) -> tuple[str, int]:
+    """Commit the labels of one folder; (recipe id, samples that have one). What is no label is a null that says why."""
+    came = _description(store).get("recipes", {}).get(modality.name, {})
+    recipe = {"modality": modality.name, "labeler": "import_4m", "version": 1, "params": {"made_by": came}, "weights": {},
+              "reads": {"rgb": ds.current("rgb")}, "backend": "imported labels (4M layout)"}  # fmt: skip
+    made, have = ds.put_recipe(recipe), 0
+    ext = "tar" if modality.container == "tar" else "parquet"
+    for k, rows in _by_shard(ds, _labels(store, modality, ids)):
         have += sum(not isinstance(row, Null) for row in rows)
-        commit = ds.sound_commit("rgb", rgb, k)
-        if ds.sound_commit(spec.name, made, k) is not None:
-            continue
-        meta = TokenMeta(spec.name, views, spec.tokens, spec.vocab or 0, made, {"rgb": commit.sha256 if commit else ""})
-        write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows)
-        replace(ds, Commit(spec.name, made, k, shard_name(k, "arrow"), 0, 0, ""), write, verify_tokens)
+        if ds.sound_commit(modality.name, made, k) is None:
+            draft = Commit(modality.name, made, k, shard_name(k, ext), 0, 0, "", _inputs(ds, k))
+            write = partial(_write, modality=modality, ids=ds.ids(k), labels=rows, inputs=_inputs(ds, k))
+            replace(ds, draft, write, partial(verify_labels, modality=modality))
     return made, have
+
+
+def _write(path: Path, modality: Modality, ids: list[str], labels: list[Label | Null], inputs: dict[str, str]) -> None:
+    write_labels(path, modality, ids, labels, inputs)
+
+
+def _labels(store: Storage, modality: Modality, ids: dict[str, str]) -> Iterator[tuple[str, Label | Null]]:
+    """(id, label) of the samples that were read."""
+    for key, ext, data in read_members(store, modality.name):
+        if key not in ids:
+            continue
+        try:
+            label: Label | Null = _label(modality, ext, data)
+            modality.check(label)
+        except (LabelError, ValueError, KeyError, TypeError) as error:
+            label = Null(f"bad entry: {' '.join(str(error).split())[:300]}")
+        yield ids[key], label
+
+
+def _label(modality: Modality, ext: str, data: bytes) -> Label:
+    """A member of a tar as a label. LabelError, or what Python says, where it is none."""
+    if ext not in ("txt", "json"):
+        return modality.decode(data)
+    if modality.kind != "text":
+        return modality.decode(json.loads(data))
+    text = data.decode("utf-8-sig") if ext == "txt" else json.loads(data)
+    return str(text[0] if isinstance(text, list) else text).strip()
 
 
 def _arrays(store: Storage, spec: TokenSpec, ids: dict[str, str]) -> Iterator[tuple[str, np.ndarray]]:

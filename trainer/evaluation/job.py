@@ -82,7 +82,8 @@ def truth_recipe(ds: Dataset, modality: str, chosen: Mapping[str, str]) -> str |
     """The recipe that is the ground truth of a modality: the one named, or the only one that was imported."""
     if modality in chosen:
         return chosen[modality]
-    imported = [r for m, r in refs_on(ds) if m == modality and str(ds.recipe(r)["labeler"]).startswith("import")]
+    made = {r: str(ds.recipe(r)["labeler"]) for m, r in refs_on(ds) if m == modality}
+    imported = [r for r, by in made.items() if by.startswith("import") and by != "import_4m"]  # those are pseudo-labels
     if len(imported) > 1:
         raise ConfigError(
             f"{modality}: has {len(imported)} imported recipes; name the truth with --truth {modality}@{imported[0]}"

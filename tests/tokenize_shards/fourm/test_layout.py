@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 import webdataset as wds
 
+from labelers.caption import CAPTION
+from labelers.core.modality import Modality, Null
+from labelers.core.registry import all_modalities
+from pipeline.care.verify import verify
+from pipeline.cli.care import reader_of
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, WORDS, number_of, small_config
 from tests.world import snapshot
-from tokenize_shards.fourm.layout import CROPS, export
+from tokenize_shards.fourm.layout import CROPS, _tar, export
 from tokenize_shards.fourm.read import read_layout
 from tokenize_shards.shards import open_tokens
 from tokenize_shards.tokenize import tokenize
@@ -91,6 +96,58 @@ def test_read_in_again(tokenized: Dataset, tmp_path: Path) -> None:
     kept = snapshot(tmp_path / "back")
     read_layout(ds, str(out))
     assert snapshot(tmp_path / "back") == kept
+
+
+def labels_of(ds: Dataset, modality: Modality) -> dict[str, Any]:
+    return {i: x for k in ds.shards() for i, x in zip(ds.ids(k), ds.labels(modality, k), strict=True)}
+
+
+def test_labels_come_back(tokenized: Dataset, tmp_path: Path) -> None:
+    out, known = tmp_path / "4m", all_modalities()
+    report = export(tokenized, str(out))
+    wanted = {n for n in report.modalities if n in known}
+    assert {"caption", "metadata"} <= wanted
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    read = read_layout(ds, str(out))
+    assert read.labels == dict.fromkeys(wanted, report.samples)
+    for name in wanted:
+        before = {
+            i: x
+            for k in tokenized.shards()
+            for i, x in zip(tokenized.ids(k), tokenized.labels(known[name], k), strict=True)
+        }
+        after = {i: x for k in ds.shards() for i, x in zip(ds.ids(k), ds.labels(known[name], k), strict=True)}
+        assert after and all(known[name].encode(after[i]) == known[name].encode(before[i]) for i in after), name
+        assert (
+            ds.recipe(ds.current(name))["params"]["made_by"]["labeler"]
+            == tokenized.recipe(tokenized.current(name))["labeler"]
+        )
+    assert verify(ds, reader_of) == []
+
+
+def test_captions_of_others_come_in(tokenized: Dataset, tmp_path: Path) -> None:
+    """Without our description, with a list of texts, one that is no text, and one that is not there."""
+    out = tmp_path / "4m"
+    export(tokenized, str(out), ["tok_rgb", "caption", "metadata"])
+    (out / "export.json").unlink()
+    keys = list(plain(out / "rgb"))
+    members = [
+        (keys[0], "json", b'["the first", "another"]'),
+        (keys[1], "txt", b"\xff\xfe"),
+        (keys[2], "txt", b" words "),
+    ]
+    for path in (out / "caption").iterdir():
+        path.unlink()
+    (out / "caption" / "shard-00000.tar").write_bytes(_tar(members))
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    shutil.rmtree(out / "tok_rgb")
+    read = read_layout(ds, str(out))
+    assert read.labels == {"caption": 2}, "metadata of others has a form of its own"
+    found = labels_of(ds, CAPTION)
+    texts = [x for x in found.values() if not isinstance(x, Null)]
+    assert sorted(texts) == ["the first", "words"]
+    reasons = {x.reason for x in found.values() if isinstance(x, Null)}
+    assert any("utf-8" in r for r in reasons) and "not in the data set it was imported from" in reasons
 
 
 def test_a_sample_without_tokens_is_a_null_with_a_reason(tokenized: Dataset, tmp_path: Path) -> None:
