@@ -4,8 +4,9 @@ VOC's classes are COCO things under other names, so the labels are those of sems
 other backend's. What VOC calls background may be any of COCO's 113 other classes: it is void, never a class. Readers
 that need all of them (metadata's walkability) see that most of such a map is void. No wheel carries the file.
 
-Looked at in several sizes, and the class probabilities averaged, a photo's map is better: with scales of 0.75, 1 and 1.25
-by 3 points of mean IoU over VOC's classes on 100 COCO photos, for eight times the time.
+Looked at in several sizes, and the class probabilities averaged, a photo's map is better: with scales of 0.75, 1 and
+1.25, chosen on the 100 COCO photos that say so, mean IoU over VOC's classes is 0.613 after 0.604, of buses 0.865 after
+0.838, for nine times the time. Averaging with the mirrored photo as well gained nothing there.
 """
 
 from __future__ import annotations
