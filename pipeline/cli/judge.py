@@ -142,11 +142,9 @@ def run_evaluate(
         spots = [spot for spot in spots if spot in held]
     with bars(f"Evaluate {config.root}", "modalities", quiet) as progress:
         found = judged.run(spots, progress)
-    about += [
-        ("predicted from", ", ".join(sources)),
-        ("decoding", json.dumps(options or {})),
-        ("variants", str(variants)),
-    ]
+    if predictor is not None:
+        asked = {"predicted from": ", ".join(sources), "decoding": json.dumps(options or {}), "variants": str(variants)}
+        about += asked.items()
     sheet, chart = sheet_of(found, about), plot(found)
     report = {**found.to_json(), "about": dict(about)}
     report["page"] = keep_page(ds, "evaluation.html", out, lambda path: render_sheet(sheet, path))

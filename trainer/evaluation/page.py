@@ -28,7 +28,7 @@ def less_is_better(score: str) -> bool:
     return score in LESS_IS_BETTER or (score in METRICS and not METRICS[score].more_is_better)
 
 
-def plot(table: Table, columns: int = 4) -> np.ndarray | None:
+def plot(table: Table, columns: int = 3) -> np.ndarray | None:
     """A small chart for each score that has a value, a bar for each column that has one: uint8 RGB. None without any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def plot(table: Table, columns: int = 4) -> np.ndarray | None:
     if not keys:
         return None
     rows = -(-len(keys) // columns)
-    figure = Figure(figsize=(3.2 * columns, 1.9 * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 1.6 * rows), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for place, (modality, score) in enumerate(keys):
         axes = figure.add_subplot(rows, columns, place + 1)
@@ -46,7 +46,7 @@ def plot(table: Table, columns: int = 4) -> np.ndarray | None:
         used = [(i, column) for i, column in enumerate(COLUMNS) if column in values]
         bars = axes.barh([HEADS[i] for i, _ in used], [values[c] for _, c in used], color=[COLOURS[i] for i, _ in used])
         axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
-        axes.invert_yaxis()
+        axes.set_ylim(max(len(used), 3) - 0.5, -0.5)  # first on top; bars of one thickness, however many there are
         axes.margins(x=0.25)
         arrow = "less is better" if less_is_better(score) else "more is better"
         axes.set_title(f"{modality} {score} ({arrow})", fontsize=8, loc="left")
