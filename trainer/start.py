@@ -3,9 +3,11 @@
 Started at random, a model learns of each code alone what it means, which takes more photos and steps than a laptop has.
 So rows of the tables and of the heads start from the codebooks of the tokenizers: codes that decode to similar patches
 have similar rows, and what is learned of one holds for its neighbours. Tokens start as large as their places, which
-would drown them otherwise. And the heads start at the logarithm of how often each token of each stream occurs in
-training, by least squares over the decoder's states for a first batch: the first loss is that of counting, and only
-what lies beyond is left to learn. Published models, tied heads and `start: random` are not touched.
+would drown them otherwise. One head of each cross-attention starts by looking at the place that is asked for, because
+the maps of a view show the same thing at the same place. And the output heads start at the logarithm of how often each
+token of each stream occurs in training, by least squares over the decoder's states for a first batch: the first loss is
+that of counting, and only what lies beyond is left to learn. Published models, tied heads and `start: random` are not
+touched.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.blocks import Attention
 from trainer.evaluate import unigrams
 from trainer.loader import Blend, Loader
 from trainer.masking import Masker
 from trainer.model import Model
 
-TABLE, MODALITY, HEAD = 1.0, 0.5, 0.1  # root mean square of a row's numbers
+TABLE, MODALITY, HEAD = 1.0, 0.5, 0.03  # root mean square of a row's numbers
+SHARP = 2.0  # times as large as at random: queries and keys of the head that looks at its own place
 OWN = 0.3  # share of a row of a table that no other code has
 SAMPLES, COUNTED = 32, 5_000
 RIDGE = 0.01  # of the mean square of the states
@@ -38,7 +42,18 @@ def start(model: Model, data: Blend, masker: Masker, seed: int) -> None:
         codes = next((found for c in data.corpora if (found := c.codes(stream.name)) is not None), None)
         if codes is not None and codes.shape == (stream.vocab, codes.shape[1]):
             _alike(model, index, torch.from_numpy(codes), generator)
+    _same_place(model)
     _frequencies(model, data, masker, seed)
+
+
+def _same_place(model: Model) -> None:
+    """Equal queries and keys in the first head of each cross-attention: it looks where the place is most alike."""
+    width = model.size.dim // model.size.heads
+    for block in model.decoder:
+        attention: Attention = block.cross_attn  # type: ignore[assignment]
+        looks = attention.q.weight[:width] * SHARP
+        attention.q.weight[:width] = looks
+        attention.kv.weight[:width] = looks
 
 
 def _alike(model: Model, index: int, codes: Tensor, generator: torch.Generator) -> None:

@@ -19,7 +19,7 @@ CHANGES = {
 }
 STEPS, LEAST, MOST = 600, 400, 4000
 # Many small steps, more asked for than shown, and rows that move by what was said of them: see trainer/config.py.
-TRAIN = "batch: 4, n_in: 64, n_out: 128, lr: 0.002, eps: 0.001"
+TRAIN = "batch: 4, n_in: 64, n_out: 128, lr: 0.001, eps: 0.001"
 
 
 def train_steps(photos: int) -> int:

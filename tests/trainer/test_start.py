@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.trainer.corpus import RGB, open_world, tiny_model
+from trainer.blocks import Attention
 from trainer.config import TrainConfig, components
 from trainer.evaluate import judge
 from trainer.loader import Blend, Corpus
@@ -53,6 +54,18 @@ def test_codes_that_are_alike_start_alike(corpus: Corpus, monkeypatch: pytest.Mo
         apart = torch.cdist(rows.detach(), rows.detach())
         assert apart[same].mean() < 0.6 * apart[group[:, None] != group].mean()
     assert HEAD / 2 < float(model.head_weights()[RGB.name].detach().std()) < HEAD * 2
+
+
+def test_one_head_looks_at_the_place_that_is_asked_for(corpus: Corpus) -> None:
+    """Places alone, through the queries and keys of that head: most alike where they are the same."""
+    model = started(corpus)
+    places = model.positions[: RGB.length]
+    for block in model.decoder:
+        attention = block.cross_attn
+        assert isinstance(attention, Attention)
+        width = model.size.dim // model.size.heads
+        asked, there = places @ attention.q.weight[:width].T, places @ attention.kv.weight[:width].T
+        assert torch.equal(asked, there)
 
 
 def test_a_run_starts_so_unless_it_is_told_not_to(corpus: Corpus) -> None:
