@@ -49,6 +49,8 @@ def start(model: Model, data: Blend, masker: Masker, seed: int) -> None:
 def _same_place(model: Model) -> None:
     """Equal queries and keys in the first head of each cross-attention: it looks where the place is most alike."""
     width = model.size.dim // model.size.heads
+    if model.size.heads < 2:
+        return  # the only head must look at everything
     for block in model.decoder:
         attention: Attention = block.cross_attn  # type: ignore[assignment]
         looks = attention.q.weight[:width] * SHARP
