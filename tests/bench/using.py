@@ -36,7 +36,7 @@ from trainer.transfer.tasks import Present
 Figure = tuple[str, tuple[Any, ...]]
 ASSETS = Path(os.environ.get("MANYMODAL_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 RGB, GLOBAL = "tok_rgb", "tok_dinov2_global"
-STEPS, BATCH = 900, 16
+STEPS, BATCH = 2000, 8
 CLASSES = ("person",)
 SEEDS = 3
 NAMES = ("retrieval_other_view_in_5", "transfer_rgb_gain", "transfer_rgb_and_dinov2_global_gain")
@@ -66,8 +66,8 @@ def build(root: Path) -> tuple[Dataset, Predictor, float]:
 def learned(ds: Dataset) -> tuple[Predictor, float]:
     start = time.perf_counter()
     settings = TrainConfig(
-        steps=STEPS, batch=BATCH, lr=1.5e-3, n_in=128, n_out=32, holdout=0.0, modalities=[RGB, GLOBAL], save_every=10_000,
-        tensorboard=False, eval_samples=1,
+        steps=STEPS, batch=BATCH, lr=1e-3, eps=1e-3, n_in=64, n_out=32, holdout=0.0, modalities=[RGB, GLOBAL],
+        save_every=10_000, tensorboard=False, eval_samples=1,
     )  # fmt: skip
     train(ds, settings)
     return Predictor.load(model_folder(ds, settings.name)), time.perf_counter() - start
