@@ -26,6 +26,7 @@ from tokenize_shards.tokenizer import FitError, FitReport, Progress, Tokenizer
 from tokenize_shards.world import this_worker
 
 _START_VECTORS = 20_000  # vectors that start values and figures look at
+WAVES = 8
 JITTER = 0.02  # noise on training vectors, in their standard deviations; few vectors are learned by heart without it
 
 
@@ -122,6 +123,15 @@ class Network(nn.Module):
         self.decoder_line.bias.copy_(parts.mean)
         self.codebook.start(self.encoder_line(rows).view(len(rows), self.heads, self.latent), batch, seed)
 
+    @torch.no_grad()
+    def order(self) -> None:
+        """Number the codes of every head by their first coordinate, which holds most of their variance: neighbours in
+        number are then alike, in the same way in every head.
+        """
+        book = self.codebook.embed
+        places = book[..., 0].argsort(dim=1)[..., None].expand_as(book)
+        book.copy_(book.gather(1, places))
+
 
 class MLPPQ(Tokenizer):
     """Tokens of one vector modality: uint16 (n, heads). Landmarks are flattened (n, points * 3) or (n, points, 3)."""
@@ -173,6 +183,7 @@ class MLPPQ(Tokenizer):
             done, losses = loop.run()
         finally:
             vectors.close()
+        network.order()
         return self._report(some, heldout, done, budget.spent(), losses)
 
     def _report(
@@ -210,6 +221,11 @@ class MLPPQ(Tokenizer):
         return {"mpjpe_mm": float((a - b).view(len(a), -1, 3).norm(dim=-1).mean() * 1000)}
 
     # -- use
+
+    def codes(self) -> np.ndarray | None:
+        """Waves along the numbers of the codes, the long ones largest: see Network.order."""
+        place = (np.arange(self.vocab) + 0.5) / self.vocab
+        return np.stack([np.cos(np.pi * k * place) / k for k in range(1, WAVES + 1)], axis=1).astype(np.float32)
 
     def _tensor(self, batch: np.ndarray) -> Tensor:
         """float32 (n, dim) on the device. ValueError for another width or values that are not finite."""

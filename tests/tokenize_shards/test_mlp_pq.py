@@ -73,3 +73,21 @@ def test_nothing_to_learn_from_and_bad_input_are_refused() -> None:
     for wrong in (64, -1):
         with pytest.raises(ValueError, match=f"token {wrong} is outside the vocabulary"):
             tokenizer.decode(np.full((1, 4), wrong, np.int64))
+
+
+def test_codes_are_numbered_along_their_first_coordinate() -> None:
+    """In every head, so that neighbours in number are alike; `codes` says so to the model."""
+    rng = np.random.default_rng(0)
+    tokenizer = MLPPQ(MLPPQConfig(dim=12, heads=3, codes=8, latent=4, width=16, depth=1))
+    tokenizer.fit(
+        rng.normal(size=(64, 12)).astype(np.float32) * np.linspace(3, 0.1, 12, dtype=np.float32),
+        np.zeros((0, 12), np.float32),
+        steps=3,
+    )
+    assert tokenizer.network is not None
+    first = tokenizer.network.codebook.embed[..., 0].numpy()
+    assert first.shape == (3, 8) and (np.diff(first, axis=1) >= 0).all()
+    codes = tokenizer.codes()
+    assert codes is not None and codes.shape[0] == 8
+    apart = np.linalg.norm(codes[:, None] - codes, axis=2)
+    assert (np.diff(apart[0]) > 0).all() or apart[0, 1] < apart[0, 4] < apart[0, 7]
