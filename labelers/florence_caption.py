@@ -46,6 +46,7 @@ class FlorenceCaption(NetworkLabeler):
     weights = {"model": "hf:florence-community/Florence-2-base@main"}
     licence = Licence("Apache-2.0", "MIT")
     architecture = "Florence2ForConditionalGeneration"
+    compiled = "model.vision_tower"
     prepare = Preparation(768, 768, resample=Image.Resampling.BICUBIC)
     Params = FlorenceParams
 

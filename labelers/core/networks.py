@@ -120,9 +120,9 @@ def load_tokenizer(folder: Path) -> Any:
 class NetworkLabeler(Labeler):
     """Base of labelers with one network of transformers in the weight slot "model".
 
-    architecture: its class. unused: see `load`. compiled: the part of it that torch.compile takes, where the forward pass
-    of the whole is not what is called. prepare: the input where the checkpoint does not say. Subclasses implement `label` with
-    `self.batched`, whose `read` turns the network's output into one result an image.
+    architecture: its class. unused: see `load`. compiled: path of the part of it that torch.compile takes, where the forward
+    pass of the whole is not what is called. prepare: the input where the checkpoint does not say. Subclasses implement
+    `label` with `self.batched`, whose `read` turns the network's output into one result an image.
     """
 
     architecture: ClassVar[str]
@@ -137,7 +137,9 @@ class NetworkLabeler(Labeler):
 
         network = load(self.architecture, self.files["model"], self.params.precision, self.unused)
         if self.params.compile and self.compiled:
-            setattr(network, self.compiled, torch.compile(getattr(network, self.compiled)))
+            owner, _, part = self.compiled.rpartition(".")
+            whole = network.get_submodule(owner)
+            setattr(whole, part, torch.compile(getattr(whole, part)))
         elif self.params.compile:
             network = torch.compile(network)
         self.network: Any = network

@@ -17,6 +17,7 @@ from labelers.core.registry import all_labelers
 from labelers.depth import DepthAnything, Dpt
 from labelers.det import Detr, RtDetr
 from labelers.dinov2 import Dinov2Base
+from labelers.florence_caption import FlorenceCaption
 from labelers.normal import TipsNormal
 from labelers.sam2 import Sam2
 from labelers.semseg import Mask2Former
@@ -29,6 +30,7 @@ ALL: dict[type[Labeler], tuple[Callable[[Path], Path], dict[str, Any]]] = {
     Mask2Former: (tiny.mask2former, {}), TipsNormal: (tiny_more.tips, {}), VitPose: (tiny_more.vitpose, {}),
     Clip: (tiny_more.clip, {}), Dinov2Base: (tiny_more.dinov2, {}), BlipCaption: (tiny_more.blip, {"max_tokens": 3}),
     T5Caption: (tiny_more.t5, {}), Sam2: (tiny_more.sam2, {"points_per_side": 2, "pred_iou_thresh": 0.0}),
+    FlorenceCaption: (tiny_more.florence, {"max_tokens": 3}),
 }  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def test_half_precision(cls: type[Labeler], tmp_path: Path) -> None:
         modality.check(row[modality.name])
 
 
-@pytest.mark.parametrize("cls", [Clip, Sam2], ids=lambda cls: cls.name)
+@pytest.mark.parametrize("cls", [Clip, Sam2, FlorenceCaption], ids=lambda cls: cls.name)
 def test_compiled(cls: type[Labeler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile of the whole network or of the part that does the work, traced here without generating code."""
     import torch
