@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_modalities
+from pipeline.ahead import helpers
 from pipeline.batches import Batches, Labels, unguarded
 from pipeline.dataset import NO_PIXELS, Dataset, with_labels
 from pipeline.execution.work import Done, cannot_start, sentence
@@ -79,7 +80,7 @@ def label_shard(
 
     attempt: from 1; after the first, which a worker did not survive, samples are labelled one by one.
     """
-    with ThreadPoolExecutor(1, "encode") as encoders:
+    with helpers(1, "encode") as encoders:
         job = _Job(ds, target, labeler, k, attempt, seconds, encoders)
         if job.due:
             for i, sample in enumerate(ds.stream(k, labeler.uses_pixels, job.rgb)):
@@ -113,7 +114,7 @@ def label_together(
             own[name] += time.monotonic() - begun
 
     with ExitStack() as stack:
-        encoders = stack.enter_context(ThreadPoolExecutor(threads, "encode"))
+        encoders = stack.enter_context(helpers(threads, "encode"))
         for target, labeler in members:
             made = each(target.labeler, partial(_Job, ds, target, labeler, k, attempt, seconds, encoders))
             if made is not None:
@@ -158,7 +159,7 @@ class _Job:
         k: int,
         attempt: int,
         seconds: float,
-        encoders: ThreadPoolExecutor,
+        encoders: Executor,
     ) -> None:
         self.start = time.monotonic()
         self.ds, self.target, self.labeler, self.k, self.attempt = ds, target, labeler, k, attempt

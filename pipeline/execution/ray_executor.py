@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.ahead import confine
 from pipeline.config import Limits
 from pipeline.errors import ConfigError, Incomplete, StorageError
 from pipeline.execution.placement import Need, capacity, place
@@ -70,8 +71,9 @@ def last_line(error: BaseException) -> str:
 class _Actor:
     """Holds one worker of a pool; made in its own process."""
 
-    def __init__(self, pool: Pool, stamp: str, every_s: float) -> None:
+    def __init__(self, pool: Pool, stamp: str, every_s: float, need: Need) -> None:
         beat(stamp, every_s)
+        confine(need["CPU"], need["GPU"])
         self.crew = pool.build()
 
     def ready(self) -> None:
@@ -198,7 +200,7 @@ class _Run:
             num_cpus=need["CPU"], num_gpus=need["GPU"], resources=custom, max_restarts=0,
             scheduling_strategy=only_on(node),
         )  # fmt: skip
-        actor: Any = remote.remote(self.pools[steps[0]], stamp, max(0.2, self.limits.silence_seconds / 10))
+        actor: Any = remote.remote(self.pools[steps[0]], stamp, max(0.2, self.limits.silence_seconds / 10), need)
         self.members.append(_Member(steps, actor, node, need, stamp, actor.ready.remote(), time.monotonic()))
         return True
 

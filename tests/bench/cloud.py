@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
-from tests.bench.engine import _config, _photos
+from tests.bench.engine import _config, make_photos
 from tests.seaweed import find_weed, seaweed
 
 PHOTOS, SHARDS = 120, 4
@@ -65,7 +65,7 @@ def bucket(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     if weed is None:
         yield from ((name, (None, "-", "-", None, how + "; no `weed` here")) for name in names)
         return
-    photos = _photos(folder / "photos", PHOTOS)
+    photos = make_photos(folder / "photos", PHOTOS)
     local, _, folder_s = _build(str(folder / "local"), photos)
     (folder / "seaweed").mkdir()
     with seaweed(folder / "seaweed", weed) as server, environment(server.environment(folder)):

@@ -23,7 +23,7 @@ from pipeline.errors import ManymodalError
 from tests.bench.cloud import environment
 from tests.seaweed import find_weed, seaweed
 
-STEPS = ("tokens.fit_steps=20", "train.steps=40")
+STEPS = ("tokens.views=2", "tokens.fit_steps=20", "train.steps=40")
 Figures = Iterator[tuple[str, tuple[Any, ...]]]
 
 

@@ -12,6 +12,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.bench import (
@@ -70,7 +71,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="bench.json")
     parser.add_argument("--only", choices=BENCHES, nargs="*", default=list(BENCHES))
+    parser.add_argument("--photos", type=int, help="Of `workers`, to see it run through: fewer than its 2,000.")
     chosen = parser.parse_args()
+    if chosen.photos:
+        BENCHES["workers"] = partial(engine.workers, count=chosen.photos)
     figures: dict[str, Figure] = {}
     for name in chosen.only:
         with tempfile.TemporaryDirectory(prefix="manymodal-bench-") as folder:
