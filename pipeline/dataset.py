@@ -221,9 +221,11 @@ class Dataset:
         """Say which shards will be read soon; where reading takes time, they come in the background."""
         self.storage.prefetch([(data_key(commit), commit.sha256) for commit in commits])
 
-    def open_shard(self, modality: str, recipe: str, k: int) -> tuple[Path, Commit]:
-        """A committed shard's local file, digest checked, and its commit. DamageError where there is no sound one."""
-        commit = self.commit_of(modality, recipe, k)
+    def open_shard(self, modality: str, recipe: str, k: int, commit: Commit | None = None) -> tuple[Path, Commit]:
+        """A committed shard's local file, digest checked, and its commit, which is read unless the caller has it.
+        DamageError where there is no sound one.
+        """
+        commit = commit or self.commit_of(modality, recipe, k)
         if commit is None:
             raise DamageError(
                 f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. Run `manymodal label`."
@@ -235,10 +237,12 @@ class Dataset:
                 f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. Run `manymodal label`."
             ) from None
 
-    def labels(self, modality: Modality, k: int, recipe: str | None = None) -> list[Label | Null]:
-        """The labels of a shard in index order, of the given recipe or the manifest's."""
+    def labels(
+        self, modality: Modality, k: int, recipe: str | None = None, commit: Commit | None = None
+    ) -> list[Label | Null]:
+        """The labels of a shard in index order, of the given recipe or the manifest's. commit: see `open_shard`."""
         recipe = recipe or self.current(modality.name)
-        path, commit = self.open_shard(modality.name, recipe, k)
+        path, commit = self.open_shard(modality.name, recipe, k, commit)
         pairs = list(read_labels(path, modality))
         if [key for key, _ in pairs] != self.ids(k):
             raise DamageError(f"{self.storage.url}/{data_key(commit)}: ids are not those of index shard {k}, in order")
@@ -251,9 +255,11 @@ class Dataset:
             raise ConfigError(f"{self.storage.url}: has no {modality} yet. Run `manymodal label` with it enabled.")
         return recipe
 
-    def image_files(self, k: int, recipe: str | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+    def image_files(
+        self, k: int, recipe: str | None = None, commit: Commit | None = None
+    ) -> Iterator[tuple[str, dict[str, bytes]]]:
         """(id, {extension: bytes}) of the rgb shard, in index order: the image file and its side-cars."""
-        path, _ = self.open_shard("rgb", recipe or self.current("rgb"), k)
+        path, _ = self.open_shard("rgb", recipe or self.current("rgb"), k, commit)
         ids = self.ids(k)
         found = 0
         for key, members in iter_tar(path):
@@ -269,7 +275,7 @@ class Dataset:
         raise DamageError(f"{self.storage.url}/{path.name}: rgb ids are not those of index shard {k}, in order")
 
     def stream(
-        self, k: int, pixels: bool = True, recipe: str | None = None, threads: int = 1
+        self, k: int, pixels: bool = True, recipe: str | None = None, threads: int = 1, commit: Commit | None = None
     ) -> Iterator[Sample | Null]:
         """The samples of a shard in index order, without labels, decoded by threads ahead of whoever takes them; a Null
         for one that was removed. pixels: False gives empty images.
@@ -284,7 +290,8 @@ class Dataset:
             sidecars = {e: data for e, data in members.items() if e not in IMAGE_EXTS}
             return Sample(row.id, image, sidecars, uri=row.uri, size=(row.height, row.width))
 
-        files = ((row, members) for row, (_, members) in zip(self.index(k), self.image_files(k, recipe), strict=True))
+        images = self.image_files(k, recipe, commit)
+        files = ((row, members) for row, (_, members) in zip(self.index(k), images, strict=True))
         return ahead(sample, files, threads) if pixels else map(sample, files)
 
     def samples(

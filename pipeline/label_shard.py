@@ -81,9 +81,9 @@ def label_shard(
     attempt: from 1; after the first, which a worker did not survive, samples are labelled one by one.
     """
     with helpers(1, "encode") as encoders:
-        job = _Job(ds, target, labeler, k, attempt, seconds, encoders)
+        job = _Job(ds, target, labeler, k, attempt, seconds, encoders, {})
         if job.due:
-            for i, sample in enumerate(ds.stream(k, labeler.uses_pixels, job.rgb)):
+            for i, sample in enumerate(ds.stream(k, labeler.uses_pixels, job.rgb, commit=job.images)):
                 job.add(i, sample)
         return job.finish()
 
@@ -101,6 +101,7 @@ def label_together(
     ended: dict[str, Done] = {}
     own: dict[str, float] = {target.labeler: 0.0 for target, _ in members}
     jobs: dict[str, _Job] = {}
+    seen: dict[Ref, Commit] = {}
 
     def each(name: str, call: Callable[[], Any]) -> Any:
         """Run one labeler's part; what it raises ends its job alone."""
@@ -116,7 +117,7 @@ def label_together(
     with ExitStack() as stack:
         encoders = stack.enter_context(helpers(threads, "encode"))
         for target, labeler in members:
-            made = each(target.labeler, partial(_Job, ds, target, labeler, k, attempt, seconds, encoders))
+            made = each(target.labeler, partial(_Job, ds, target, labeler, k, attempt, seconds, encoders, seen))
             if made is not None:
                 jobs[target.labeler] = made
         try:
@@ -142,7 +143,7 @@ def _feed(
     if not due:
         return
     pixels = any(job.labeler.uses_pixels for job in due)
-    for i, sample in enumerate(ds.stream(k, pixels, due[0].rgb, threads)):
+    for i, sample in enumerate(ds.stream(k, pixels, due[0].rgb, threads, due[0].images)):
         for job in due:
             if job.target.labeler in jobs:
                 each(job.target.labeler, partial(job.add, i, sample))
@@ -160,18 +161,21 @@ class _Job:
         attempt: int,
         seconds: float,
         encoders: Executor,
+        seen: dict[Ref, Commit],
     ) -> None:
         self.start = time.monotonic()
         self.ds, self.target, self.labeler, self.k, self.attempt = ds, target, labeler, k, attempt
         self.encoders, self.known, self.shared = encoders, all_modalities(), 0.0
-        self.state = look(ds, Step(target.labeler, target.reads, target.outputs), k)
+        self.state = look(ds, Step(target.labeler, target.reads, target.outputs), k, seen)
         self.due: tuple[Ref, ...] = self.state.outputs
         self.rgb = next((recipe for name, recipe in target.reads if name == "rgb"), None)
+        self.images = next((seen[ref] for ref in target.reads if ref[0] == "rgb"), None)
         self.columns: dict[str, list[Label | Null]] = {}
         if self.due:
-            self.columns = {n: ds.labels(self.known[n], k, recipe) for n, recipe in target.reads if n != "rgb"}
+            reads = [ref for ref in target.reads if ref[0] != "rgb"]
+            self.columns = {ref[0]: ds.labels(self.known[ref[0]], k, ref[1], seen[ref]) for ref in reads}
         self.suspects = Suspects(ds.storage, f"{target.labeler}@{self.due[0][1] if self.due else ''}", k)
-        marks = self.suspects.marks() if self.due else None
+        marks = self.suspects.marks() if self.due and (attempt > 1 or self.suspects.any_before()) else None
         self.careful = attempt > 1 or bool(marks)
         guard = self.suspects.at if self.careful else unguarded
         poison = self.suspects.poison() if marks else ()

@@ -16,7 +16,7 @@ from pipeline.execution.ray_executor import RayExecutor, RayUnavailable, start_r
 from pipeline.execution.work import Done, Executor, Pool
 from pipeline.plan import Item, Ref, Step, plan
 from pipeline.records import Commit, canonical_json
-from pipeline.survey import write_pack
+from pipeline.survey import survey, write_pack
 
 Progress = Callable[[str, int, int, str], None]  # (step, done, total, note)
 
@@ -170,13 +170,10 @@ def bring_up_to_date(
     ds.update_manifest({name: rid for rid, name in named.items() if name not in current})
     report = execute(ds, config, command, steps, pools, progress)
     outputs, shards = {ref for step in steps for ref in step.outputs}, ds.shards()
-    if report.done:
-        for ref in sorted(outputs):
-            write_pack(ds.storage, *ref)
+    look = write_pack if report.done else survey
+    held = {ref: len(look(ds.storage, *ref).commits) for ref in sorted(outputs)}
     complete = {
-        name: rid
-        for rid, name in named.items()
-        if (name, rid) not in outputs or len(ds.commits(name, rid)) == len(shards)
+        name: rid for rid, name in named.items() if (name, rid) not in outputs or held[name, rid] == len(shards)
     }
     ds.update_manifest(complete)
     return report

@@ -25,10 +25,16 @@ class Due:
     current: dict[Ref, Commit]
 
 
-def look(ds: Dataset, step: Step, k: int) -> Due:
-    """What is due of a step on shard k. Incomplete where something it reads is not committed."""
-    refs = (*step.reads, *step.outputs)
-    held = {ref: {k: commit} for ref in refs if (commit := ds.sound_commit(*ref, k)) is not None}
+def look(ds: Dataset, step: Step, k: int, seen: dict[Ref, Commit] | None = None) -> Due:
+    """What is due of a step on shard k. Incomplete where something it reads is not committed.
+
+    seen: sound commits of what is read, those that others have just looked at; what is looked at here is added.
+    """
+    seen = {} if seen is None else seen
+    for ref in (*step.reads, *step.outputs):
+        if ref not in seen and (commit := ds.sound_commit(*ref, k)) is not None:
+            seen[ref] = commit
+    held = {ref: {k: seen[ref]} for ref in (*step.reads, *step.outputs) if ref in seen}
     inputs = inputs_of(step, k, held)
     if inputs is None:
         raise Incomplete(

@@ -13,12 +13,22 @@ before the longest single shard. USE is the share of the time in which workers h
 shards take the rest. Rates hold for the machine they were measured on: measure on the kind of node that will run, a GPU
 step timed without a GPU says nothing about one.
 
-Requests, from what one worker does to one shard (pipeline.label_shard, pipeline.shard_task):
+Requests, from what one worker does to one shard (pipeline.label_shard, pipeline.shard_task), and the driver to a run
+(pipeline.run):
 
-    for each modality read:     GET commit, HEAD data, GET commit, GET data in ranges of PART
+    for each shard of a step:   GET index; for each modality read: GET commit, HEAD data, GET data in ranges of PART. A step
+                                that looks at the images together with another reads nothing of this again
     for each modality written:  GET commit twice (absent), PUT data whole, or in parts of PART with a start and an end,
-                                PUT commit
-    for each recipe and run:    LIST data and LIST commits twice, 1,000 keys a request
+                                PUT commit; and GET commit at the end of the run, for the manifest and the pack
+    for each recipe written:    HEAD, PUT and GET recipe, PUT and GET pack; LIST data three times and commits four times,
+                                PAGE keys a request
+    for one with nothing due:   HEAD, PUT and GET recipe, GET pack and LIST data and commits three times
+    for a run:                  GET or HEAD 13 and PUT 7 small things: settings, manifests, the pack of the images' commits,
+                                files of the run, cards; LIST manifests and marks of killers six times, index four times,
+                                images and their commits twice
+
+A worker on a node that has a copy of what it reads asks for nothing, so this is what many nodes take. Not counted are what
+each process asks for once (the data set, weights), what is repeated after a fault, and commits that are too few to be packed.
 """
 
 from __future__ import annotations
@@ -35,7 +45,8 @@ PAGE = 1000
 @dataclass(frozen=True)
 class Load:
     """One step of a plan. seconds: of one worker, for all shards; None where unknown. cpu, gpu: of one worker. reads,
-    writes: modalities; read_bytes, write_bytes: of all shards and modalities together.
+    writes: modalities; read_bytes, write_bytes: of all shards and modalities together. together: it reads the images
+    alone, and an earlier step of the same workers does so for it.
     """
 
     step: str
@@ -47,6 +58,7 @@ class Load:
     writes: int
     read_bytes: int
     write_bytes: int
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +87,8 @@ class Sizing:
     unknown: tuple[str, ...]
 
 
-def size(loads: Sequence[Load], cluster: Cluster, price: float | None = None) -> Sizing:
-    """What the loads take on the cluster. price: of one node for an hour."""
+def size(loads: Sequence[Load], cluster: Cluster, price: float | None = None, idle: int = 0) -> Sizing:
+    """What the loads take on the cluster. price: of one node for an hour. idle: recipes of the run with nothing due."""
     known = [load for load in loads if load.seconds is not None]
     cpu_hours = sum((load.seconds or 0) * load.cpu for load in known) / 3600
     gpu_hours = sum((load.seconds or 0) * load.gpu for load in known) / 3600
@@ -86,7 +98,7 @@ def size(loads: Sequence[Load], cluster: Cluster, price: float | None = None) ->
         by_gpu = gpu_hours / (cluster.nodes * cluster.gpus) if gpu_hours else 0.0
         hours = max(cpu_hours / (cluster.nodes * cluster.cpus), by_gpu, longest) / USE
     gets, puts, lists = (
-        (sum(counts) for counts in zip(*(requests(load) for load in loads), strict=True)) if loads else (0, 0, 0)
+        sum(counts) for counts in zip(of_run(loads, idle), *(requests(load) for load in loads), strict=True)
     )
     return Sizing(
         cpu_hours, gpu_hours, hours, sum(load.write_bytes for load in loads), gets, puts, lists,
@@ -99,11 +111,19 @@ def requests(load: Load) -> tuple[int, int, int]:
     """(GET and HEAD, PUT, LIST) of a step."""
     if not load.shards:
         return 0, 0, 0
-    gets = load.shards * (3 * load.reads + 2 * load.writes) + _parts(load.read_bytes, load.shards * load.reads)
     files = load.shards * load.writes
+    gets = 3 * files + 3 * load.writes
+    if not load.together:
+        gets += load.shards * (1 + 2 * load.reads) + _parts(load.read_bytes, load.shards * load.reads)
     parts = _parts(load.write_bytes, files)
-    puts = files + parts + (2 * files if parts > files else 0)
-    return gets, puts, (load.reads + load.writes) * 4 * ceil(load.shards / PAGE)
+    puts = files + parts + (2 * files if parts > files else 0) + 2 * load.writes
+    return gets, puts, load.writes * 7 * ceil(load.shards / PAGE)
+
+
+def of_run(loads: Sequence[Load], idle: int = 0) -> tuple[int, int, int]:
+    """(GET and HEAD, PUT, LIST) of a run beyond its steps."""
+    pages = ceil(max((load.shards for load in loads), default=0) / PAGE)
+    return (13 + 5 * idle, 7 + idle, 6 + (8 + 6 * idle) * pages) if pages else (0, 0, 0)
 
 
 def _parts(total: int, files: int) -> int:

@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from labelers.core.labeler import Sample
 from pipeline.storage import Storage
@@ -30,6 +31,10 @@ class Suspects:
     @property
     def prefix(self) -> str:
         return f"_suspects/{self.name}/{self.shard:06d}"
+
+    def any_before(self) -> bool:
+        """Whether an attempt of an earlier run left a mark. Asked once a process, for marks come with second attempts."""
+        return f"_suspects/{self.name}/" in _marked(self.storage)  # type: ignore[arg-type]  # a storage equals itself alone
 
     def marks(self) -> Counter[str]:
         """How many attempts died at each sample."""
@@ -53,3 +58,9 @@ class Suspects:
     def clear(self) -> None:
         for key in self.storage.list(self.prefix):
             self.storage.delete(key)
+
+
+@lru_cache(maxsize=4)
+def _marked(storage: Storage) -> frozenset[str]:
+    """Labelers with marks when this storage was opened, or soon after."""
+    return frozenset(storage.list("_suspects"))

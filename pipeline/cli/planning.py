@@ -93,7 +93,9 @@ def show_plan(
             "seconds": guess and guess.seconds, "bytes": guess and guess.bytes, "how": guess.how if guess else "",
             "cost": round(guess.seconds / 3600 * per_worker, 4) if guess and guess.seconds and per_worker else None,
         })  # fmt: skip
-    sizing = _sizing(config, steps, known, cluster, price) if cluster is not None and not quick else None
+    sizing = None
+    if cluster is not None and not quick:
+        sizing = _sizing(config, steps, _together(config, made, known), known, cluster, price)
     if as_json:
         print_json(
             {"todo": len(items), "steps": rows, "cluster": {**asdict(cluster), **asdict(sizing)} if sizing else None}
@@ -107,16 +109,31 @@ def show_plan(
         _show_sizing(cluster, sizing, images)
 
 
-def _sizing(config: Any, steps: Sequence[Any], known: Mapping[str, Any], cluster: Any, price: float | None) -> Any:
+def _together(config: Any, made: Sequence[Any], known: Mapping[str, Any]) -> set[str]:
+    """Steps that look at the images together with an earlier one of the same workers."""
+    from pipeline.label import pools_of
+
+    first: dict[tuple[str, ...], str] = {}
+    targets = [
+        target for target, _ in made if target.labeler in known and [name for name, _ in target.reads] == ["rgb"]
+    ]
+    pools = pools_of(config, [target for target, _ in made])
+    return {t.labeler for t in targets if first.setdefault(pools[t.labeler].steps, t.labeler) != t.labeler}
+
+
+def _sizing(
+    config: Any, steps: Sequence[Any], together: set[str], known: Mapping[str, Any], cluster: Any, price: float | None
+) -> Any:
     from labelers.core.registry import all_labelers
     from pipeline.cli.console import err
     from pipeline.label import resources_of
     from pipeline.sizing import Load, size
 
-    loads, slow = [], []
+    loads, slow, idle = [], [], 0
     for step in steps:
         guess = known.get(step.name)
         if guess is None:
+            idle += len(step.outputs)
             continue
         resources = resources_of(config, step.name) if step.name in all_labelers() else None  # tokens take a CPU
         cpu, gpu = (resources.cpu, resources.gpu) if resources else (1.0, 0.0)
@@ -124,8 +141,9 @@ def _sizing(config: Any, steps: Sequence[Any], known: Mapping[str, Any], cluster
             slow += [step.name] if cluster.gpus else []
             gpu = 0.0
         reads, writes = len(step.reads), len(step.outputs)
+        moved = guess.read_bytes, guess.bytes or 0
         loads.append(
-            Load(step.name, guess.shards, guess.seconds, cpu, gpu, reads, writes, guess.read_bytes, guess.bytes or 0)
+            Load(step.name, guess.shards, guess.seconds, cpu, gpu, reads, writes, *moved, step.name in together)
         )
     if slow:
         names = ", ".join(slow)
@@ -133,7 +151,7 @@ def _sizing(config: Any, steps: Sequence[Any], known: Mapping[str, Any], cluster
             f"  {names}: timed without a GPU and counted as CPU-hours; plan on a GPU node for true figures.",
             markup=False,
         )
-    return size(loads, cluster, price)
+    return size(loads, cluster, price, idle)
 
 
 def _show_sizing(cluster: Any, sizing: Any, images: int | None) -> None:

@@ -28,6 +28,7 @@ from pipeline.lock import exclusive
 from pipeline.records import RGB_RECIPE, Commit, IndexRow, shard_name
 from pipeline.shard_task import replace
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_inputs, write_tar
+from pipeline.survey import write_pack
 
 EXT_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 THREADS = 4  # reading waits for the disk, and Pillow decodes outside the interpreter's lock
@@ -124,6 +125,8 @@ def take_in(ds: Dataset, candidates: Iterator[Candidate], progress: Progress = l
         spine.append(waiting, report)
     progress("ingest", seen, seen, "")
     append_quarantine(ds, report.quarantined)
+    if report.new:
+        write_pack(ds.storage, "rgb", recipe)
     spine.catch_up()
     report.samples, report.shards = len(spine.known), spine.shards
     return report

@@ -11,6 +11,8 @@ README = Path(__file__).resolve().parents[2] / "infra" / "README.md"
 SHARD = 10_000
 CPUS = 16
 CLUSTERS = {1_000_000: 4, 100_000_000: 100, 1_000_000_000: 500}  # images -> nodes
+READS = {"metadata": ("caption", "human_poses", "maskcut"), "minilm_caption": ("caption",)}  # beside rgb: who made it
+TOGETHER = ("caption", "color_palette", "human_poses", "maskcut")  # with canny_edge, and maskcut with dinov2
 NODE_PRICE = 0.714
 STORE_PRICE, WRITE_PRICE, READ_PRICE = 0.023 / 1e9, 5e-6, 0.4e-6  # a byte and month, a PUT or LIST, a GET
 
@@ -31,11 +33,16 @@ def tokens() -> int:
 def sized(images: int, nodes: int) -> Sizing:
     shards = images // SHARD
     photo = next(length for name, _, _, length in rates() if name == "ingest")
-    loads = [
-        Load(name, shards, seconds * images, 1.0, 0.0, 1, written, photo * images, length * images)
-        for name, seconds, written, length in rates()
-        if name != "ingest"
-    ]
+    lengths = {name: length for name, _, _, length in rates()}
+    loads = []
+    for name, seconds, written, length in rates():
+        if name != "ingest":
+            also = READS.get(name, ())
+            reading = (photo + sum(lengths[other] for other in also)) * images
+            together = name in TOGETHER
+            loads.append(
+                Load(name, shards, seconds * images, 1, 0, 1 + len(also), written, reading, length * images, together)
+            )
     return size(loads, Cluster(nodes, CPUS), NODE_PRICE)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import os
+import shutil
 from pathlib import Path
-from typing import Any
 
+import boto3
 import pytest
+import yaml
+from moto import mock_aws
 
-from labelers.core.registry import get_labeler
+from labelers.core.registry import all_labelers
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
-from pipeline.label import label
-from pipeline.label_shard import label_shard
-from pipeline.recipes import desired
 from pipeline.sizing import PART, USE, Cluster, Load, requests, size
-from pipeline.storage import LocalStorage
-from tests.world import fake_config, fake_photos
+from pipeline.storage import open_storage
+from pipeline.survey import PACK_AT
+from tests.pipeline.conftest import Command
+from tests.world import fake_photos
 
 CPU_STEP = Load("canny", 100, 36_000.0, 1.0, 0.0, 1, 1, 100 << 20, 10 << 20)
 GPU_STEP = Load("depth", 100, 36_000.0, 1.0, 0.5, 1, 1, 100 << 20, 10 << 20)
@@ -39,34 +42,44 @@ def test_no_gpu_means_no_promise() -> None:
 
 def test_large_files_take_requests_by_part() -> None:
     small, large = (Load("a", 10, 1.0, 1, 0, 1, 1, 0, 10 * size) for size in (PART, 3 * PART))
-    assert requests(small)[1] == 10 * 2
-    assert requests(large)[1] == 10 * (3 + 2 + 1)
+    assert requests(small)[1] == 10 * 2 + 2, "each shard's data and commit, the recipe and a pack"
+    assert requests(large)[1] == 10 * (3 + 2 + 1) + 2
     assert size([], Cluster(1, 1)).gets == 0
 
 
-def test_requests_are_those_a_worker_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ds = Dataset.create(str(tmp_path / "ds"), "w", 5)
-    ingest(ds, [str(fake_photos(tmp_path / "photos", 5))])
-    config = fake_config(tmp_path / "ds")
-    (target, _), (reader, _) = desired(config, [])[0]
-    ds.index(0)
-    counts: Counter[str] = Counter()
-    for name in ("read_bytes", "size", "local", "put_if_absent", "publish", "list", "exists"):
-        original = getattr(LocalStorage, name)
+KINDS = (("GetObject", "HeadObject"), ("PutObject",), ("ListObjectsV2",))
+WITH = ("canny_edge", "caption", "color_palette", "metadata")  # the last one reads what the others made
 
-        def counted(self: Any, *args: Any, _name: str = name, _call: Any = original) -> Any:
-            counts[_name] += 1
-            return _call(self, *args)
 
-        monkeypatch.setattr(LocalStorage, name, counted)
-    label_shard(ds, get_labeler("fake_base")(), target, 0)
-    gets, puts, _ = requests(Load("fake_base", 1, 1.0, 1, 0, 1, 2, 1000, 1000))
-    # Locally a commit is a file that is published; on an object store it is one PUT.
-    assert counts["put_if_absent"] == 2
-    assert counts["publish"] - counts["put_if_absent"] == 2
-    assert puts == 4
-    assert counts["read_bytes"] + counts["size"] + counts["local"] == gets
-    assert counts["list"] == 1, "of the marks of samples that killed workers"
-    monkeypatch.undo()
-    assert label(ds, config).failed == 0
-    assert reader.labeler == "fake_sum"
+def test_requests_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """Counted on a store, each process with a cache of its own; and what `plan` says before it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "cache"))
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="lab")
+        root, shards = "s3://lab/ds", PACK_AT
+        switches = {name: {"enabled": name in WITH} for name in all_labelers()}
+        settings = yaml.safe_dump({"shard_size": 1, "executor": "local", "labelers": switches})
+        open_storage(root).put("manymodal.yaml", settings.encode())
+        ds = Dataset.create(root, "w", 1)
+        assert ingest(ds, [str(fake_photos(tmp_path / "photos", shards))]).shards == shards
+        client = ds.storage.client  # type: ignore[attr-defined]
+        first = ["--only", "canny_edge", "--only", "caption", "--only", "color_palette"]
+        for words in (first, []):
+            said = command("plan", root, *words, "--nodes", "4", "--gpus-per-node", "0", "--json")
+            planned = json.loads(said.out)["cluster"]
+            shutil.rmtree(tmp_path / "cache")  # as on another node
+            client.counts.clear()
+            assert command("label", root, *words).code == 0
+            counted = [sum(client.counts[kind] for kind in kinds) for kinds in KINDS]
+            said_so = [planned["gets"], planned["puts"], planned["lists"]]
+            for what, is_, was in zip(("GET and HEAD", "PUT", "LIST"), counted, said_so, strict=True):
+                assert was == pytest.approx(is_, rel=0.1), f"{words}, {what}: planned {was}, took {is_}"

@@ -45,12 +45,15 @@ def packs(storage: LocalStorage) -> list[str]:
 def test_packed_equals_unpacked(storage: LocalStorage) -> None:
     before = look(storage)
     assert (before.packed, len(before.commits)) == (0, N)
-    assert not write_pack(storage, "m", "12345678", least=N + 1), "too few to be worth a pack"
-    assert write_pack(storage, "m", "12345678", least=N)
+    assert len(write_pack(storage, "m", "12345678", least=N + 1).commits) == N
+    assert not packs(storage), "too few to be worth a pack"
+    assert write_pack(storage, "m", "12345678", least=N).packed == 0 and len(packs(storage)) == 1
     after = look(storage)
     assert after.packed == N
     assert after.commits == before.commits
-    assert not write_pack(storage, "m", "12345678", least=1), "all are packed"
+    kept = packs(storage)
+    assert write_pack(storage, "m", "12345678", least=1).packed == N
+    assert packs(storage) == kept, "all are packed"
 
 
 def test_later_commits_are_read_beside_the_pack_and_packed_with_the_rest(storage: LocalStorage) -> None:
@@ -58,7 +61,7 @@ def test_later_commits_are_read_beside_the_pack_and_packed_with_the_rest(storage
     put(storage, commit(N))
     found = look(storage)
     assert (found.packed, len(found.commits)) == (N, N + 1)
-    assert write_pack(storage, "m", "12345678", least=1)
+    write_pack(storage, "m", "12345678", least=1)
     assert len(packs(storage)) == 1, "the new pack replaces the old one"
     assert look(storage).packed == N + 1
 
