@@ -165,7 +165,14 @@ def test_the_demo_through_a_bucket_alone(s3: str, tmp_path: Path, photos: Path, 
         source.put(path.name, path.read_bytes())
         path.unlink()
     off = [f"labelers.{name}.enabled=false" for name in ("dinov2", "human_poses", "maskcut", "minilm_caption")]
-    small = ["tokens.fit_steps=2", "tokens.views=2", "train.size=micro", "train.steps=2", "train.batch=2"]
+    small = [
+        "tokens.fit_steps=2",
+        "tokens.views=2",
+        "tokens.modalities=[tok_rgb]",
+        "train.size=micro",
+        "train.steps=2",
+        "train.batch=2",
+    ]
     sets = [f"--set={one}" for one in (*off, *small)]
     out = f"{s3}/lab/demo"
     said = command("demo", "--out", out, "--images", f"{s3}/photos", "--executor", "local", *sets)
