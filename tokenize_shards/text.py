@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.records import canonical_json, file_sha256
+from pipeline.storage.places import here
 from tokenize_shards.holdout import held_out
 from tokenize_shards.sequence import SequenceTokenizer
 from tokenize_shards.tokenizer import FitReport, Tokenizer, load_tokenizer
@@ -44,7 +45,7 @@ def fit_text(ds: Dataset, config: Config) -> tuple[WordPiece, dict[str, Any]]:
     """Learn or import the vocabulary anew, and keep it; (vocabulary, report)."""
     start, settings = time.monotonic(), config.tokens.text
     if settings.file:
-        words, source = read_vocabulary(Path(settings.file), settings.vocab_size), settings.file
+        words, source = read_vocabulary(here(settings.file), settings.vocab_size), settings.file
     else:
         try:
             words = WordPiece.fit(texts(ds, config), settings.vocab_size, settings.min_frequency)
@@ -71,7 +72,7 @@ def texts(ds: Dataset, config: Config) -> Iterator[str]:
     """Captions of photos that may be learned from, then the corpus, one text at a time."""
     yield from captions(ds, config)
     for name in config.tokens.text.corpus:
-        yield from read_texts(Path(name))
+        yield from read_texts(here(name))
 
 
 def captions(ds: Dataset, config: Config, held: bool = False) -> Iterator[str]:
