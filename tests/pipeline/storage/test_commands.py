@@ -125,6 +125,7 @@ def use_and_exchange(s3: str, root: str, tmp_path: Path, command: Command) -> No
     for row in rows:
         Image.fromarray(np.full((row.height, row.width), 17, np.uint8)).save(tmp_path / "map.png")
         shelf.put(f"maps/{Path(row.uri).stem}.png", (tmp_path / "map.png").read_bytes())
+    shelf.put("words.txt", b"xylograph xylograph xylograph\n")
     _, config, tensors = tiny()
     save_file(tensors, tmp_path / "model.safetensors")
     shelf.put("published/config.json", json.dumps(config).encode())
@@ -143,6 +144,7 @@ def use_and_exchange(s3: str, root: str, tmp_path: Path, command: Command) -> No
         (("export", root, f"{s3}/shelf/4m"), "Exported"),
         (("import", f"{s3}/back", f"{s3}/shelf/4m"), "4 samples"),
         (("adopt", root, "model", f"{s3}/shelf/published"), "published"),
+        (("fit", root, "text", "--again", f"--set=tokens.text.corpus=[{s3}/shelf/words.txt]"), "1 tokenizers fitted"),
     ):  # fmt: skip
         done = command(*words)
         assert done.code == 0, (words, done.err)
