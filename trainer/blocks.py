@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainer.lean import attention, gated
+from trainer.lean import attention, swiglu
 
 Cache = tuple[Tensor, Tensor]  # keys, values: (B, heads, T, head)
 
@@ -36,7 +36,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gated(self.gate_up(x)))
+        return swiglu(x, self.gate_up.weight, self.down.weight)
 
 
 class Attention(nn.Module):

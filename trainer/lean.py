@@ -8,38 +8,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CACHE = 1 << 21  # bytes of an intermediate result that are made and used at a time
 
-class _Gated(torch.autograd.Function):
-    """silu(first half) * second half. Keeps its input alone, and writes its gradient once, whole."""
+
+class _SwiGLU(torch.autograd.Function):
+    """down (silu(a) * b), where gate_up x is a above b. Keeps x and gate_up x; on a CPU it takes as many rows at a time
+    as stay in its cache.
+
+    x: (R, d), gate_up: (2 h, d), down: (d, h), all of one dtype.
+    """
 
     @staticmethod
-    def forward(ctx: Any, both: Tensor) -> Tensor:
-        ctx.save_for_backward(both)
-        gate, up = both.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (both,) = ctx.saved_tensors
-        gate, up = both.chunk(2, dim=-1)
-        out = torch.empty_like(both)
-        d_gate, d_up = out.chunk(2, dim=-1)
-        share = torch.sigmoid(gate)
-        silu = gate * share
-        torch.mul(grads[0], silu, out=d_up)
-        # The derivative of silu(x) = x s is s + x s (1 - s).
-        share += silu * (1 - share)
-        torch.mul(share.mul_(up), grads[0], out=d_gate)
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        both, out = x.new_empty(len(x), len(gate_up)), torch.empty_like(x)
+        for part in _parts(both):
+            torch.mm(x[part], gate_up.T, out=both[part])
+            gate, up = both[part].chunk(2, dim=-1)
+            torch.mm(F.silu(gate).mul_(up), down.T, out=out[part])
+        ctx.save_for_backward(x, gate_up, down, both)
         return out
 
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, gate_up, down, both = ctx.saved_tensors
+        out = grads[0]
+        d_x, d_both, active = torch.empty_like(x), torch.empty_like(both), x.new_empty(len(x), down.shape[1])
+        for part in _parts(both):
+            (gate, up), (d_gate, d_up) = both[part].chunk(2, dim=-1), d_both[part].chunk(2, dim=-1)
+            d_active = out[part] @ down
+            silu = torch.ops.aten.silu.out(gate, out=active[part])
+            torch.mul(d_active, silu, out=d_up)
+            silu.mul_(up)
+            torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
+            torch.mm(d_both[part], gate_up, out=d_x[part])
+        return d_x, d_both.T @ x, out.T @ active
 
-def gated(both: Tensor) -> Tensor:
-    """SwiGLU's activation of (..., 2 h): (..., h)."""
-    if torch.is_grad_enabled() and both.requires_grad and not torch.compiler.is_compiling():
-        found: Tensor = _Gated.apply(both)
-        return found
-    gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate) * up
+
+def _parts(rows: Tensor) -> list[slice]:
+    """Rows of a matrix to take at a time."""
+    step = len(rows) if rows.device.type != "cpu" else max(1, CACHE // (rows.shape[1] * rows.itemsize))
+    return [slice(at, at + step) for at in range(0, len(rows), max(1, step))]
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """down (silu(a) * b), where gate_up x is a above b. x: (..., d), in the dtype of the products."""
+    if torch.is_grad_enabled() and gate_up.requires_grad and not torch.compiler.is_compiling():
+        found: Tensor = _SwiGLU.apply(x.flatten(0, -2), gate_up.to(x.dtype), down.to(x.dtype))
+        return found.view(x.shape)
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * up, down)
 
 
 class _Attention(torch.autograd.Function):

@@ -18,8 +18,9 @@ from torch import Tensor
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
-ROWS = 64  # rows of a head are padded to a multiple of this
-LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 27  # logits held at a time
+ROWS = 32  # rows of a head are padded to a multiple of this
+LOGITS_CPU, LOGITS_GPU = 10 << 20, 1 << 27  # logits held at a time
+BLOCK = 1 << 18  # logits that are made probabilities at a time
 
 
 @dataclass(frozen=True)
@@ -44,42 +45,71 @@ class _Head(torch.autograd.Function):
         ctx: Any, hidden: Tensor, matrix: Tensor, ids: Tensor, weight: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         learns = any(ctx.needs_input_grad[:2])
-        # Few different numbers of rows: libraries keep a program for each shape of a product.
-        pad = -len(ids) % ROWS if len(ids) else 0
-        low, table = F.pad(hidden.to(dtype), (0, 0, 0, pad)), matrix.to(dtype)
-        ids, weight = F.pad(ids, (0, pad)), F.pad(weight, (0, pad))
+        count, low, table = len(hidden), hidden.to(dtype), matrix.to(dtype)
+        if pad := -count % ROWS if dtype.itemsize < 4 else 0:
+            # Few different numbers of rows: libraries keep a program for each shape of a product of short floats.
+            low, ids, weight = F.pad(low, (0, 0, 0, pad)), F.pad(ids, (0, pad)), F.pad(weight, (0, pad))
         surprise = torch.empty(len(ids), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(low) if learns else None
-        d_matrix = torch.zeros_like(matrix, dtype=torch.float32) if learns else None
-        most = (LOGITS_CPU if hidden.device.type == "cpu" else LOGITS_GPU) // max(1, len(matrix))
-        step = max(ROWS, most // ROWS * ROWS)
-        for at in range(0, len(ids), step):
-            part = slice(at, at + step)
-            rows = torch.arange(len(ids[part]), device=hidden.device)
-            log = torch.log_softmax(low[part] @ table.T, dim=-1, dtype=torch.float32)
-            surprise[part] = -log[rows, ids[part]]
-            if d_hidden is not None and d_matrix is not None:
-                share = log.exp_()
-                share[rows, ids[part]] -= 1.0
-                share = share.to(dtype)
+        d_matrix: Tensor | None = None
+        for part in pieces(len(ids), len(matrix), hidden.device):
+            share = low[part] @ table.T
+            score(share, ids[part], surprise[part])
+            if d_hidden is not None:
                 scaled = weight[part, None].to(dtype)
-                d_hidden[part] = (share @ table) * scaled
-                scaled = low[part] * scaled
-                if dtype == d_matrix.dtype:
-                    torch.addmm(d_matrix, share.T, scaled, out=d_matrix)
-                else:
-                    d_matrix += share.T @ scaled
-        rows_there = len(hidden)
-        surprise, weight = surprise[:rows_there], weight[:rows_there]
-        ctx.save_for_backward(None if d_hidden is None else d_hidden[:rows_there], d_matrix)
-        ctx.dtypes = hidden.dtype, matrix.dtype
+                d_hidden[part] = (share @ table).mul_(scaled)
+                d_matrix = add_product(d_matrix, share, low[part] * scaled)
+            del share
+        if learns and d_matrix is None:
+            d_matrix = torch.zeros_like(matrix, dtype=dtype)
+        # Not by save_for_backward, which would keep a second hold on them: a parameter can then not just take its gradient.
+        ctx.grads = None if d_hidden is None else [d_hidden[:count].to(hidden.dtype), d_matrix]
+        ctx.dtype = matrix.dtype
+        surprise = surprise[:count]
         ctx.mark_non_differentiable(surprise)
-        return (surprise * weight).sum(), surprise
+        return (surprise * weight[:count]).sum(), surprise
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        d_hidden, d_matrix = ctx.saved_tensors
-        return d_hidden.mul_(grads[0]).to(ctx.dtypes[0]), d_matrix.mul_(grads[0]).to(ctx.dtypes[1]), None, None, None
+        d_matrix, d_hidden = ctx.grads.pop().to(ctx.dtype), ctx.grads.pop()
+        if grads[0].device.type != "cpu" or grads[0] != 1:  # a GPU would have to be waited for
+            d_hidden, d_matrix = d_hidden.mul_(grads[0]), d_matrix.mul_(grads[0])
+        return d_hidden, d_matrix, None, None, None
+
+
+def pieces(rows: int, vocab: int, device: torch.device) -> list[slice]:
+    """Rows of a head that are scored at a time, as even as can be, so that no more logits are held than should."""
+    most = max(ROWS, (LOGITS_CPU if device.type == "cpu" else LOGITS_GPU) // vocab)
+    step = -(-rows // max(1, -(-rows // most)))
+    step += -step % ROWS
+    return [slice(at, min(rows, at + step)) for at in range(0, rows, max(1, step))]
+
+
+def score(logits: Tensor, ids: Tensor, surprise: Tensor) -> None:
+    """Writes the cross-entropy of each row, and its gradient in place of the logits: softmax, less 1 at the target.
+
+    logits: (R, V), ids: (R,), surprise: (R,) float32. Computed in float32, on a CPU in blocks that stay in its cache.
+    """
+    block = max(1, len(ids) if logits.device.type != "cpu" else BLOCK // logits.shape[1])
+    for at in range(0, len(ids), block):
+        narrow, target = logits[at : at + block], ids[at : at + block, None]
+        wide = narrow.float()
+        top, own = wide.amax(dim=-1), wide.gather(1, target)[:, 0]
+        share = torch.softmax(wide, dim=-1, out=wide)
+        # The largest logit and its share tell the sum that all are divided by, however small the target's share is.
+        torch.sub(top - share.amax(dim=-1).log(), own, out=surprise[at : at + block])
+        share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
+        if share is not narrow:
+            narrow.copy_(share)
+
+
+def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """total + left^T right, in place; the sum of several is float32."""
+    if total is None:
+        return left.T @ right
+    if left.dtype == total.dtype == torch.float32:
+        return total.addmm_(left.T, right)
+    return total.float().add_(left.T @ right)
 
 
 def target_counts(out_stream: Tensor, out_mask: Tensor, streams: int) -> Tensor:
@@ -123,13 +153,13 @@ def cross_entropy(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     order, sizes = by_head(model, out_stream, out_mask) if heads is None else heads
-    own = dict(zip(model.names, order.split(sizes)[1:], strict=True))
+    order = order[sizes[0] :]
+    own = zip(hidden[order].split(sizes[1:]), ids[order].split(sizes[1:]), stream[order].split(sizes[1:]), strict=True)
     mean, total = hidden.new_zeros((), dtype=torch.float32), torch.zeros(streams, device=hidden.device)
-    for name, matrix in model.head_weights().items():
-        rows = own[name]
-        part, surprise = _Head.apply(hidden[rows], matrix, ids[rows], weight[stream[rows]], dtype)
+    for matrix, (rows, targets, of) in zip(model.head_weights().values(), own, strict=True):
+        part, surprise = _Head.apply(rows, matrix, targets, weight[of], dtype)
         mean = mean + part
-        total.index_add_(0, stream[rows], surprise)
+        total.index_add_(0, of, surprise)
     return Loss(mean, total, count)
 
 

@@ -6,14 +6,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.lean import _Attention, attention, gated
+from trainer import lean
+from trainer.lean import _Attention, attention, swiglu
 
 
-def test_gated_is_silu_of_one_half_times_the_other() -> None:
-    both = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
-    gate, up = both.chunk(2, dim=-1)
-    assert torch.allclose(gated(both), F.silu(gate) * up)
-    assert torch.autograd.gradcheck(gated, both)
+@pytest.mark.parametrize("rows", [2, 100])
+def test_swiglu_is_what_it_says_however_few_rows_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "CACHE", rows * 8 * 8)
+    x, gate_up, down = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 5, 6), (8, 6), (6, 4))
+    )
+    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
+    assert torch.allclose(swiglu(x, gate_up, down), (F.silu(gate) * up) @ down.T)
+    assert torch.autograd.gradcheck(swiglu, (x, gate_up, down))
+    with torch.no_grad():
+        assert torch.allclose(swiglu(x, gate_up, down), (F.silu(gate) * up) @ down.T)
 
 
 @pytest.mark.parametrize("masked", [False, True])
