@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from labelers.core.labeler import Labeler, Licence, Params, Resources, Sample
+from labelers.core.labeler import Labeler, Licence, Resources, Sample
 from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, Instance, edges_of, instance, largest_first, pack_counts
 from labelers.core.modality import Label, Null
+from labelers.core.networks import NetworkParams, device
 from labelers.core.sam_import import segment_anything
 
 if TYPE_CHECKING:
@@ -114,11 +115,26 @@ def load_network(path: Path) -> Any:
     return network.eval().requires_grad_(False)
 
 
-class SamParams(Params):
-    """points_per_side: points of the grid along each side. points_per_batch: points a batch, for an image of 1024 x
-    1024; larger ones take fewer, so that memory stays the same. pred_iou_thresh: least quality the network gives its
-    own mask. stability_score_thresh: least overlap of a mask with itself at a stricter threshold. min_area: least share
-    of the image. nms: of masks whose boxes overlap by more, the best is kept. max_masks: the best are kept.
+def hasten(encoder: Any, precision: str, compiled: bool) -> None:
+    """The image encoder, which is nearly all of the work, in another number format, or compiled. What decodes points stays
+    in float32: its answers are held against thresholds.
+    """
+    import torch
+
+    dtype = getattr(torch, precision)
+    encoder.to(dtype)
+    encoder.register_forward_pre_hook(lambda _, given: tuple(pixels.to(dtype) for pixels in given))
+    encoder.register_forward_hook(lambda _module, _given, made: made.float())
+    if compiled:
+        encoder.forward = torch.compile(encoder.forward)
+
+
+class SamParams(NetworkParams):
+    """precision, compile: of the image encoder. points_per_side: points of the grid along each side. points_per_batch:
+    points a batch, for an image of 1024 x 1024; larger ones take fewer, so that memory stays the same. pred_iou_thresh:
+    least quality the network gives its own mask. stability_score_thresh: least overlap of a mask with itself at a
+    stricter threshold. min_area: least share of the image. nms: of masks whose boxes overlap by more, the best is kept.
+    max_masks: the best are kept.
     """
 
     points_per_side: int = Field(32, ge=1, le=256)
@@ -147,10 +163,9 @@ class Sam(Labeler):
     Params = SamParams
 
     def setup(self) -> None:
-        import torch
-
         p = self.params
-        network = load_network(self.files["checkpoint"]).to("cuda" if torch.cuda.is_available() else "cpu")
+        network = load_network(self.files["checkpoint"]).to(device())
+        hasten(network.image_encoder, p.precision, p.compile)
         self._side = network.image_encoder.img_size
         self._generator = segment_anything().SamAutomaticMaskGenerator(
             network,

@@ -80,7 +80,7 @@ PROFILES: Mapping[str, Profile] = {
             "sam", "depth_anything", "tips_normal", "mask2former", "rt_detr", "vitpose", "clip", "dinov2_base", "t5_caption",
         ),
         precision="float16",
-        params=_T5,
+        params={**_T5, "sam": {"precision": "bfloat16"}},
         settings={**_GPU, "shard_size:": "1000", "  shard_seconds:": "14400", "  stall_seconds:": "21600"},
     ),
 }  # fmt: skip

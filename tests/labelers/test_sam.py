@@ -135,6 +135,28 @@ def test_batches_of_points_save_memory(sam: Sam, checkpoint: Path, monkeypatch: 
     assert few._generator.points_per_batch == 1
 
 
+def test_the_encoder_in_half_precision_and_compiled(
+    sam: Sam, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly the same masks; the decoder keeps its numbers."""
+    compile_, traced = torch.compile, list[Any]()
+
+    def trace(work: Any) -> Any:
+        traced.append(work)
+        return compile_(work, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", trace)
+    half = labeler_of(checkpoint, precision="bfloat16", compile=True)
+    network = half._generator.predictor.model
+    assert next(network.image_encoder.parameters()).dtype == torch.bfloat16
+    assert next(network.mask_decoder.parameters()).dtype == torch.float32
+    assert len(traced) == 1
+    image = scene(64, 48)
+    mine, theirs = half.label([sample(image)])[0]["sam_instance"], sam.label([sample(image)])[0]["sam_instance"]
+    SAM_INSTANCE.check(mine)
+    assert SAM_INSTANCE.compare(mine, theirs)["mask_iou"] > 0.9
+
+
 def test_parameters_choose(sam: Sam, checkpoint: Path) -> None:
     image = scene(48, 32)
     everything = sam.masks(image)
