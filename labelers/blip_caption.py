@@ -5,16 +5,14 @@ Beam search without chance, so that a photo has one caption. A configuration ena
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 from pydantic import Field
 
-from labelers.caption import CAPTION
-from labelers.core.labeler import Licence, Resources, Sample
-from labelers.core.modality import Label, Null
-from labelers.core.networks import NetworkLabeler, NetworkParams, load_tokenizer
+from labelers.captioner import Captioner
+from labelers.core.labeler import Licence
+from labelers.core.networks import NetworkParams
 from labelers.core.pixels import Preparation
 
 
@@ -26,14 +24,12 @@ class BlipParams(NetworkParams):
     max_tokens: int = Field(40, ge=1, le=256)
 
 
-class BlipCaption(NetworkLabeler):
+class BlipCaption(Captioner):
     """One English sentence about each photo."""
 
     name = "blip_caption"
     version = 1
     backend = "BLIP base, COCO captions (transformers)"
-    produces = (CAPTION,)
-    resources = Resources(cpu=1.0, gpu=0.25, batch=16)
     weights = {"model": "hf:Salesforce/blip-image-captioning-base@82a37760796d32b1411fe092ab5d4e227313294b"}
     licence = Licence("Apache-2.0", "BSD-3-Clause")
     architecture = "BlipForConditionalGeneration"
@@ -44,26 +40,12 @@ class BlipCaption(NetworkLabeler):
     )  # fmt: skip
     Params = BlipParams
 
-    def setup(self) -> None:
-        super().setup()
-        self._tokenizer = load_tokenizer(self.files["model"])
-
-    def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
-        texts = self.batched([s.image for s in samples], self._texts, full=True)
-        return [{"caption": text or Null("the network said nothing")} for text in texts]
-
     def run(self, pixels: Any) -> Any:
-        import torch
-
         p, prompt = self.params, None
         if p.prompt:
             # generate() drops the last token, which it takes for the end of a sentence, and sets the first.
             ids = self._tokenizer(p.prompt, return_tensors="pt").input_ids
             prompt = ids.repeat(len(pixels), 1).to(self.device)
-        with torch.inference_mode():
-            return self.network.generate(
-                pixels, input_ids=prompt, num_beams=p.beams, max_new_tokens=p.max_tokens, do_sample=False
-            )
-
-    def _texts(self, ids: Any) -> list[str]:
-        return [" ".join(text.split()) for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return self.network.generate(
+            pixels, input_ids=prompt, num_beams=p.beams, max_new_tokens=p.max_tokens, do_sample=False
+        )

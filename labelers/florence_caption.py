@@ -7,16 +7,14 @@ photo has one caption. A configuration enables this instead of the side-cars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from PIL import Image
 from pydantic import Field
 
-from labelers.caption import CAPTION
-from labelers.core.labeler import Licence, Resources, Sample
-from labelers.core.modality import Label, Null
-from labelers.core.networks import NetworkLabeler, NetworkParams, load_tokenizer
+from labelers.captioner import Captioner
+from labelers.core.labeler import Licence
+from labelers.core.networks import NetworkParams
 from labelers.core.pixels import Preparation
 
 # The network was trained to answer these very sentences.
@@ -35,14 +33,12 @@ class FlorenceParams(NetworkParams):
     max_tokens: int = Field(256, ge=1, le=1024)
 
 
-class FlorenceCaption(NetworkLabeler):
+class FlorenceCaption(Captioner):
     """What each photo shows, in English."""
 
     name = "florence_caption"
     version = 1
     backend = "Florence-2 base (transformers)"
-    produces = (CAPTION,)
-    resources = Resources(cpu=1.0, gpu=0.25, batch=16)
     weights = {"model": "hf:florence-community/Florence-2-base@main"}
     licence = Licence("Apache-2.0", "MIT")
     architecture = "Florence2ForConditionalGeneration"
@@ -52,7 +48,7 @@ class FlorenceCaption(NetworkLabeler):
 
     def setup(self) -> None:
         super().setup()
-        tokenizer = load_tokenizer(self.files["model"])
+        tokenizer = self._tokenizer
         question = tokenizer(QUESTIONS[self.params.detail], add_special_tokens=False).input_ids
         # transformers calls what stands for the image one token many times: as many as the network makes of a photo.
         start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -62,11 +58,7 @@ class FlorenceCaption(NetworkLabeler):
             )
         height, width = self.preparation.target(self.preparation.height, self.preparation.width)
         places = [self.network.config.image_token_id] * image_tokens(self.network.config.vision_config, height, width)
-        self._tokenizer, self._asked = tokenizer, [*places, start, *question, end]
-
-    def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
-        texts = self.batched([s.image for s in samples], self._texts, full=True)
-        return [{"caption": text or Null("the network said nothing")} for text in texts]
+        self._asked = [*places, start, *question, end]
 
     def run(self, pixels: Any) -> Any:
         import torch
@@ -77,9 +69,6 @@ class FlorenceCaption(NetworkLabeler):
             input_ids=asked, attention_mask=torch.ones_like(asked), pixel_values=pixels, num_beams=p.beams,
             max_new_tokens=p.max_tokens, do_sample=False,
         )  # fmt: skip
-
-    def _texts(self, ids: Any) -> list[str]:
-        return [" ".join(text.split()) for text in self._tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def image_tokens(config: Any, height: int, width: int) -> int:
