@@ -25,9 +25,9 @@ from pipeline.dataset import NO_PIXELS, Dataset, with_labels
 from pipeline.execution.work import Done, cannot_start, sentence
 from pipeline.plan import Ref, Step
 from pipeline.recipes import Target
-from pipeline.records import Commit, shard_name
+from pipeline.records import Commit
 from pipeline.shard_task import look, replace
-from pipeline.shards import stored, verify_labels, write_stored
+from pipeline.shards import label_file, stored, verify_labels, write_stored
 from pipeline.suspects import Suspects
 
 
@@ -200,7 +200,7 @@ class _Job:
             spent = round(time.monotonic() - self.start, 3)
             for name, recipe in self.due:
                 modality, values = self.known[name], [row[name].result() for row in rows]
-                file = shard_name(self.k, "tar" if modality.container == "tar" else "parquet")
+                file = label_file(modality, self.k)
                 draft = Commit(name, recipe, self.k, file, 0, 0, "", seconds=spent, attempt=self.attempt)
                 write = partial(
                     write_stored, modality=modality, ids=self.ds.ids(self.k), values=values, inputs=self.state.inputs

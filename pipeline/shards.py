@@ -21,10 +21,16 @@ import pyarrow.parquet as pq
 from labelers.core.modality import Label, Modality, Null
 from pipeline.commits import Verified
 from pipeline.errors import DamageError
+from pipeline.records import shard_name
 
 HEADER = "__manymodal__"  # a tar member plain webdataset skips; holds the same JSON as the Parquet metadata
 NULL_EXT = "null"  # `<id>.null` holds the reason of a label that could not be made
 MAX_MEMBER = 1 << 30
+
+
+def label_file(modality: Modality, k: int) -> str:
+    """Name of a label shard in its recipe's folder."""
+    return shard_name(k, "tar" if modality.container == "tar" else "parquet")
 
 
 def _header(modality: str, inputs: Mapping[str, str]) -> bytes:

@@ -23,10 +23,10 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.execution.work import Pool
 from pipeline.plan import Ref, Step
-from pipeline.records import Commit, shard_name
+from pipeline.records import Commit
 from pipeline.run import Progress, Report, execute
 from pipeline.shard_task import look, replace
-from pipeline.shards import verify_labels, write_labels
+from pipeline.shards import label_file, verify_labels, write_labels
 from pipeline.survey import write_pack
 from tokenize_shards.encode import CHUNK
 from tokenize_shards.rebuild import spec_of
@@ -150,7 +150,7 @@ def decode_shard(
     modality = modality_of(target.output[0])
     shard = open_tokens(ds.open_shard(*target.tokens, k)[0])
     labels = decode_rows(shard, target, tokenizer)
-    file = shard_name(k, "tar" if modality.container == "tar" else "parquet")
+    file = label_file(modality, k)
     draft = Commit(*target.output, k, file, 0, 0, "", seconds=round(time.monotonic() - start, 3), attempt=attempt)
     write = partial(write_labels, modality=modality, ids=ds.ids(k), labels=labels, inputs=due.inputs)
     return (replace(ds, draft, write, partial(verify_labels, modality=modality), inputs=due.inputs),)

@@ -20,9 +20,9 @@ from labelers.human_poses import POSES
 from labelers.sam import SAM_INSTANCE
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
-from pipeline.records import Commit, shard_name
+from pipeline.records import Commit
 from pipeline.shard_task import replace
-from pipeline.shards import verify_labels, write_labels
+from pipeline.shards import label_file, verify_labels, write_labels
 from tokenize_shards.grammar_boxes import cut_detections
 from tokenize_shards.grammar_masks import cut_instances
 from tokenize_shards.grammar_people import cut_people
@@ -96,9 +96,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for modality in MODALITIES:
         recipe = ds.put_recipe({"modality": modality.name, "labeler": "test", "reads": {}})
         ds.update_manifest({modality.name: recipe})
-        draft = Commit(
-            modality.name, recipe, 0, shard_name(0, "tar" if modality.container == "tar" else "parquet"), 0, 0, ""
-        )
+        draft = Commit(modality.name, recipe, 0, label_file(modality, 0), 0, 0, "")
         labels = [one[modality.name] for one in made]
         write = partial(write_labels, modality=modality, ids=ds.ids(0), labels=labels, inputs={})
         replace(ds, draft, write, partial(verify_labels, modality=modality))

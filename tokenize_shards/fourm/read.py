@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.ingest.ingest import ingest
 from pipeline.records import Commit, shard_name
 from pipeline.shard_task import replace
-from pipeline.shards import verify_labels, write_labels
+from pipeline.shards import label_file, verify_labels, write_labels
 from pipeline.storage import Storage, open_storage
 from tokenize_shards.fourm.layout import CROPS, DESCRIPTION, Progress, read_members, tars_in
 from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
@@ -157,18 +156,14 @@ def _read_labels(ds: Dataset, store: Storage, modality: Modality, ids: dict[str,
     recipe = {"modality": modality.name, "labeler": "import_4m", "version": 1, "params": {"made_by": came}, "weights": {},
               "reads": {"rgb": ds.current("rgb")}, "backend": "imported labels (4M layout)"}  # fmt: skip
     made, have = ds.put_recipe(recipe), 0
-    ext = "tar" if modality.container == "tar" else "parquet"
     for k, rows in _by_shard(ds, _labels(store, modality, ids)):
         have += sum(not isinstance(row, Null) for row in rows)
         if ds.sound_commit(modality.name, made, k) is None:
-            draft = Commit(modality.name, made, k, shard_name(k, ext), 0, 0, "", _inputs(ds, k))
-            write = partial(_write, modality=modality, ids=ds.ids(k), labels=rows, inputs=_inputs(ds, k))
+            inputs = _inputs(ds, k)
+            draft = Commit(modality.name, made, k, label_file(modality, k), 0, 0, "", inputs)
+            write = partial(write_labels, modality=modality, ids=ds.ids(k), labels=rows, inputs=inputs)
             replace(ds, draft, write, partial(verify_labels, modality=modality))
     return made, have
-
-
-def _write(path: Path, modality: Modality, ids: list[str], labels: list[Label | Null], inputs: dict[str, str]) -> None:
-    write_labels(path, modality, ids, labels, inputs)
 
 
 def _labels(store: Storage, modality: Modality, ids: dict[str, str]) -> Iterator[tuple[str, Label | Null]]:

@@ -20,9 +20,9 @@ from labelers.core.modality import Label, LabelError, Modality, Null, require
 from labelers.core.registry import all_modalities
 from labelers.core.show import Picture
 from pipeline.dataset import Dataset
-from pipeline.records import Commit, shard_name
+from pipeline.records import Commit
 from pipeline.shard_task import replace
-from pipeline.shards import verify_labels, write_labels
+from pipeline.shards import label_file, verify_labels, write_labels
 
 LABELER, VERSION = "generate", 1
 
@@ -81,7 +81,7 @@ def checked(modality: Modality, label: Label | Null | None, reason: str) -> Labe
 def write_shard(ds: Dataset, modality: Modality, recipe: str, k: int, labels: Sequence[Label | Null]) -> Commit:
     """Commit one shard of generated labels, made from the token shards the recipe reads as they are now."""
     inputs = {name: ds.open_shard(name, read, k)[1].sha256 for name, read in ds.recipe(recipe)["reads"].items()}
-    file = shard_name(k, "tar" if modality.container == "tar" else "parquet")
+    file = label_file(modality, k)
     write = partial(write_labels, modality=modality, ids=ds.ids(k), labels=labels, inputs=inputs)
     draft = Commit(modality.name, recipe, k, file, 0, 0, "")
     return replace(ds, draft, write, partial(verify_labels, modality=modality), inputs=inputs)

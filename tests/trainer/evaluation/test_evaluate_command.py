@@ -18,9 +18,9 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
-from pipeline.records import Commit, shard_name
+from pipeline.records import Commit
 from pipeline.shard_task import replace
-from pipeline.shards import verify_labels, write_labels
+from pipeline.shards import label_file, verify_labels, write_labels
 from tests.labelers.tiny import photo
 from tests.trainer.trained import config_of
 from trainer.evaluation.job import COLUMNS, PUBLISHED
@@ -36,7 +36,7 @@ def add_truth(root: Path, name: str, labeler: str = "import_edges") -> str:
     recipe = ds.put_recipe({**ds.recipe(ds.current(name)), "labeler": labeler, "backend": "import"})
     for k in ds.shards():
         labels, inputs = ds.labels(modality, k), dict(ds.commit_of(name, ds.current(name), k).inputs)  # type: ignore[union-attr]
-        draft = Commit(name, recipe, k, shard_name(k, "tar" if modality.container == "tar" else "parquet"), 0, 0, "")
+        draft = Commit(name, recipe, k, label_file(modality, k), 0, 0, "")
         replace(
             ds, draft, lambda path, labels=labels, inputs=inputs, k=k: write_labels(path, modality, ds.ids(k), labels, inputs),
             lambda path: verify_labels(path, modality),
