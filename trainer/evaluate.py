@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.corpus import Column, Corpus
+from trainer.feed import tensors
 from trainer.loss import forward_loss
 from trainer.masking import Masker
 from trainer.mixture import Component, all2all, from_one
@@ -105,11 +106,11 @@ def judge(
     model.eval()
     for number, (what, spots) in enumerate(asked):
         found[what] = {}
+        same = repeated(corpus, spots) if what == "views" and len(spots[0]) else {}
         for given, component, judged in _passes([s.name for s in corpus.streams]) if len(spots[0]) else ():
             masker = Masker(corpus.streams, [component], n_in, n_out)
             sums = _Sums(model, corpus, masker, guess, score or (lambda batch: _plain(model, batch)))
             sums.add(spots, [seed, 77 + number])
-            same = repeated(corpus, spots) if what == "views" else {}
             found[what].update(sums.of(judged, given, same))
     order = [s.name for s in corpus.streams]
     return Judgement(*({n: found[what][n] for n in order if n in found[what]} for what in ("photos", "views")))
@@ -140,9 +141,8 @@ class _Sums:
             for at in range(0, len(spots[0]), BATCH):
                 shard, row, view = (part[at : at + BATCH] for part in spots)
                 masked = self.masker(self.corpus.gather(shard, row, view), np.random.default_rng([*seed, round_, at]))
-                arrays = {k: np.ascontiguousarray(v) for k, v in masked.arrays().items()}
                 with torch.no_grad():
-                    _, summed, counted = self.score({k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()})
+                    _, summed, counted = self.score(tensors(masked, self.device))
                 self.total += summed.cpu().numpy()[:count]
                 self.count += counted.cpu().numpy()[:count]
                 for s, stream in enumerate(self.corpus.streams):

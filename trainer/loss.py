@@ -164,16 +164,21 @@ def cross_entropy(
 
 
 def forward_loss(model: Model, batch: Mapping[str, Any], weight: Tensor | None = None) -> Loss:
-    """Encode, decode and score a masked batch (see Masked.arrays). It may hold "values" of value streams, "full":
-    whether every input is real, and "heads".
+    """Encode, decode and score a masked batch, see `states`. It may hold "heads"."""
+    hidden = states(model, batch)
+    return cross_entropy(
+        model, hidden, batch["out_ids"], batch["out_stream"], batch["out_mask"], weight, batch.get("heads")
+    )
+
+
+def states(model: Model, batch: Mapping[str, Any]) -> Tensor:
+    """Hidden states (B, n_out, d) from which the targets of a masked batch (see Masked.arrays) are predicted. It may hold
+    "values" of value streams, and "full": whether every input is real.
     """
     inputs, given = model.embed_both(batch)
     context, mask = model.encode(
         batch["in_ids"], batch["in_stream"], batch["in_pos"], batch["in_mask"],
         values=batch.get("values"), full=batch.get("full"), tokens=inputs,
     )  # fmt: skip
-    targets = batch["out_stream"], batch["out_mask"]
-    hidden = model.decode(
-        batch["dec_ids"], targets[0], batch["out_pos"], targets[1], context, mask, tokens=given
-    )  # fmt: skip
-    return cross_entropy(model, hidden, batch["out_ids"], *targets, weight, batch.get("heads"))
+    targets = batch["out_stream"], batch["out_pos"], batch["out_mask"]
+    return model.decode(batch["dec_ids"], *targets, context, mask, tokens=given)

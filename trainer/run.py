@@ -45,8 +45,12 @@ MAX_BAD_STEPS = 20
 class Run:
     """A model, its optimizer and its data at some step. Nothing random is left in it: all follows from config.seed."""
 
-    def __init__(self, data: Corpus | Blend, config: TrainConfig, group: Group | None = None) -> None:
-        """ConfigError for what cannot be trained: it does not fit into memory, or no mixture fits the streams."""
+    def __init__(
+        self, data: Corpus | Blend, config: TrainConfig, group: Group | None = None, *, restored: bool = False
+    ) -> None:
+        """restored: `restore` follows, so start values are not worked out. ConfigError for what cannot be trained: it does
+        not fit into memory, or no mixture fits the streams.
+        """
         self.config, self.group = config, group or Group(device=local_device())
         self.data = Blend([data]) if isinstance(data, Corpus) else data
         self.corpus, self.streams, self.device = self.data.corpora[0], self.data.streams, self.group.device
@@ -54,7 +58,7 @@ class Run:
         empty = skeleton(self.streams, SIZES[config.size], config.tied)
         self.estimate = self._estimate(empty)
         check_memory(self.estimate.bytes, config, self.device, self.group.world)
-        self.model = self._model()
+        self.model = self._model(restored)
         self.divided = Divided(self.model, self.group, choose(config.strategy, self.group.world))
         self.named = dict(self.model.named_parameters())
         self.optimizer = self._optimizer()
@@ -75,13 +79,13 @@ class Run:
         needed = memory(model, self.config, self.group.world)
         return Estimate(count, model.trunk_parameters(), needed, flops * self.config.batch)
 
-    def _model(self) -> Model:
+    def _model(self, restored: bool) -> Model:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             model = Model(self.streams, SIZES[self.config.size], self.config.tied)
         model.recompute = self.config.recompute
         model.to(self.device)
-        if self.config.start == "codes" and not self.config.tied:
+        if self.config.start == "codes" and not self.config.tied and not restored:
             start(model, self.data, self._masker(), self.config.seed)
         if self.config.compile:
             for block in (*model.encoder, *model.decoder):

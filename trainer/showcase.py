@@ -17,10 +17,8 @@ from pipeline.gallery.page import (
     Gallery,
     Ingest,
     KeyFigure,
-    Loss,
     PhotoRow,
     Stage,
-    StreamLoss,
     TrainSummary,
 )  # fmt: skip
 from pipeline.ingest.quarantine import read_quarantine
@@ -35,6 +33,7 @@ from tokenize_shards.tokenizer import UNITS
 from trainer.checkpoint import RECORD
 from trainer.predict import Predictor
 from trainer.show_columns import Columns, Photo, view_pixels
+from trainer.summary import stream_losses
 from trainer.train import model_folder, thin
 
 Progress = Callable[[str, int, int, str], None]
@@ -206,23 +205,10 @@ def _training(predictor: Predictor | None, reports: dict[str, dict[str, Any]]) -
         return None
     record = predictor.record
     curve = thin([(int(s), float(v)) for s, v in record["curve"]])
+    losses = stream_losses(record.get("heldout_views", {}), record["heldout"]).values()
     millions = sum(p.numel() for p in predictor.model.parameters()) / 1e6
     return TrainSummary(
-        [s for s, _ in curve], [v for _, v in curve], _losses(record),
+        [s for s, _ in curve], [v for _, v in curve], list(losses),
         model=f"{record['config']['size']}, {millions:.1f} M parameters",
         seconds=float(reports.get("train", {}).get("seconds", 0)),
     )  # fmt: skip
-
-
-def _losses(record: dict[str, Any]) -> list[StreamLoss]:
-    """A row a stream: loss on held-out views and on held-out photos."""
-    views, photos = record.get("heldout_views", {}), record["heldout"]
-    rows = []
-    for name in dict.fromkeys([*views, *photos]):
-        known = views.get(name) or photos[name]
-        both = [
-            Loss(found[name]["loss"], found[name]["unigram"]) if name in found else None for found in (views, photos)
-        ]
-        title = f"{name.removeprefix('tok_')} from {known['given']}"
-        rows.append(StreamLoss(title, known["uniform"], both[0], both[1], views.get(name, {}).get("repeated", 0.0)))
-    return rows

@@ -12,8 +12,6 @@ touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,9 @@ from torch import Tensor
 
 from trainer.blocks import Attention
 from trainer.evaluate import unigrams
+from trainer.feed import tensors
 from trainer.loader import Blend, Loader
+from trainer.loss import states
 from trainer.masking import Masker
 from trainer.model import Model
 
@@ -104,12 +104,6 @@ def _states(model: Model, data: Blend, masker: Masker, seed: int) -> tuple[Tenso
     """Decoder states of the targets of a first batch, (R, d) float64, and the stream of each, on the CPU."""
     picks = Loader(data, SAMPLES, seed).plan()
     masked = masker(data.gather(picks), np.random.default_rng([seed, 11]), picks.source)
-    device = model.table.weight.device
-    batch: Mapping[str, Tensor] = {
-        k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in masked.arrays().items()
-    }
-    inputs, given = model.embed_both(batch)
-    context, mask = model.encode(batch["in_ids"], batch["in_stream"], batch["in_pos"], batch["in_mask"], tokens=inputs)
-    targets = batch["out_stream"], batch["out_pos"], batch["out_mask"]
-    hidden = model.decode(batch["dec_ids"], *targets, context, mask, tokens=given)
-    return hidden[batch["out_mask"]].double().cpu(), batch["out_stream"][batch["out_mask"]].cpu()
+    batch = tensors(masked, model.table.weight.device)
+    real = batch["out_mask"]
+    return states(model, batch)[real].double().cpu(), batch["out_stream"][real].cpu()

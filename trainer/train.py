@@ -140,7 +140,8 @@ def train(
     newest = None if again else home.newest()
     last = checkpoint.read_record(newest) if newest else None
     unfinished = last is not None and last["step"] < last["config"]["steps"]
-    run = Run(open_data(ds, config, last["manifest"] if last and unfinished else None), config, group)
+    data = open_data(ds, config, last["manifest"] if last and unfinished else None)
+    run = Run(data, config, group, restored=unfinished)
     finished = not again and (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
     report = _report(run, folder, home)
     if finished:

@@ -143,7 +143,7 @@ class Evaluation:
             held, table.heldout_views = record.get("heldout", {}), record.get("heldout_views", {})
             table.heldout, table.perplexity = (
                 held,
-                {n.removeprefix("tok_"): math.exp(h["loss"]) for n, h in held.items()},
+                {n.removeprefix(PREFIX): math.exp(h["loss"]) for n, h in held.items()},
             )
         for done, name in enumerate(self.targets):
             progress("evaluate", done, len(self.targets), name)
@@ -173,10 +173,8 @@ class Evaluation:
             if truth is not None:
                 self._put(table, COLUMNS[2], short, modality, predicted, truth, spots)
         if {COLUMNS[0], COLUMNS[2], COLUMNS[3]} & set(table.pairs.get(short, ())) and spec.content in SCORELESS:
-            said = table.notes.get(short)
-            table.notes[short] = "; ".join(
-                [*([said] if said else []), "tokens hold no scores: all count as equally sure"]
-            )
+            notes = [table.notes.get(short), "tokens hold no scores: all count as equally sure"]
+            table.notes[short] = "; ".join(filter(None, notes))
 
     def _truth(
         self, table: Table, spec: TokenSpec, modality: Modality | None, labels: Sequence[Label | Null | None],

@@ -69,13 +69,10 @@ def sheet_of(table: Table, about: list[tuple[str, str]]) -> Sheet:
         cells = [None if row[c] is None else Words(f"{row[c]:.4g}") for c in COLUMNS]
         head = str(row["task"] or f"{row['modality']} {str(row['score']).replace('_', ' ')}")
         counts = table.pairs.get(str(row["modality"]), {})
-        over = [
-            f"{title}: {counts[c]}" for c, title in zip(COLUMNS, HEADS, strict=True) if counts.get(c, whole) != whole
-        ]
-        note = table.notes.get(str(row["modality"]), "")
-        return Row(
-            head, cells, "; ".join([*([note] if note else []), *(["samples of " + ", ".join(over)] if over else [])])
-        )
+        titles = zip(COLUMNS, HEADS, strict=True)
+        over = ", ".join(f"{title}: {counts[c]}" for c, title in titles if counts.get(c, whole) != whole)
+        notes = [table.notes.get(str(row["modality"])), over and f"samples of {over}"]
+        return Row(head, cells, "; ".join(filter(None, notes)))
 
     sections = [
         Section("Published tasks", HEADS, [line(row) for row in published], EMPTY),
