@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,32 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def _only_aws(monkeypatch: pytest.MonkeyPatch, values: Mapping[str, str]) -> None:
+    """These variables, and none of AWS's that were set before."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def moto_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """An empty bucket of moto's, in this process alone; its URL. For what needs no real server."""
+    import boto3
+    from moto import mock_aws
+
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    here = {"AWS_CONFIG_FILE": str(tmp_path / "none"), "MANYMODAL_CACHE": str(tmp_path / "cache")}
+    _only_aws(monkeypatch, {**keys, **here})
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="lab")
+        yield "s3://lab"
+
+
 @pytest.fixture
 def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """An empty bucket on the real server, for this process and those it starts; its URL. No pauses between attempts."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_server.environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
+    _only_aws(monkeypatch, s3_server.environment(tmp_path))
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     bucket = f"b-{uuid.uuid4().hex[:12]}"
     s3_server.client().create_bucket(Bucket=bucket)

@@ -5,7 +5,6 @@ The data set is built here from the photos of ../shared/assets (or MANYMODAL_ASS
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.config import Config, LabelerConfig, TokensConfig
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
+from tests.bench.truth import ASSETS, INSTANCES
 from tokenize_shards.fit import fit_all
 from tokenize_shards.tokenize import tokenize
 from trainer.config import ComponentConfig
@@ -35,7 +35,6 @@ from trainer.transfer.job import split
 from trainer.transfer.tasks import Present
 
 Figure = tuple[str, tuple[Any, ...]]
-ASSETS = Path(os.environ.get("MANYMODAL_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 RGB, GLOBAL = "tok_rgb", "tok_dinov2_global"
 STEPS, BATCH = 1400, 16
 CLASSES = ("person",)
@@ -46,7 +45,7 @@ NAMES = ("retrieval_other_view_in_5", "transfer_rgb_gain", "transfer_rgb_and_din
 def config_of(root: Path) -> Config:
     """DINOv2 and imported boxes alone; two views; short fits."""
     chosen = {name: LabelerConfig(enabled=name in ("dinov2", "import_det")) for name in all_labelers()}
-    source = f"file:{ASSETS / 'gt' / 'coco_instances_train128.json'}"
+    source = f"file:{ASSETS / INSTANCES}"
     chosen["import_det"] = LabelerConfig(enabled=True, weights={"source": source}, params={"photo": "coco_(.*)"})
     tokens = TokensConfig(views=2, fit_seconds=15.0, modalities=[RGB, GLOBAL])
     return Config(root=str(root), executor="local", labelers=chosen, tokens=tokens)

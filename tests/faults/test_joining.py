@@ -28,7 +28,7 @@ from tests.world import assert_world, fake_config, register_fakes
 pytestmark = [pytest.mark.ray, pytest.mark.fuzz]
 
 REPO = Path(__file__).resolve().parents[2]
-JOINED = "killed"  # a name that `seen` passes over
+JOINED = "joined"
 
 
 @dataclass(frozen=True)

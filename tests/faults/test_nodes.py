@@ -65,8 +65,8 @@ KILLED = "killed"
 
 
 def seen(folder: Path) -> set[str]:
-    """The nodes that have begun something."""
-    return {path.name.split("-")[0] for path in folder.iterdir()} - {"killed", "frozen"}
+    """The nodes that have begun something: notes are called NODE-ITEM, other marks have no hyphen."""
+    return {node for node, _, item in (path.name.partition("-") for path in folder.iterdir()) if item}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

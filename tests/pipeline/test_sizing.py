@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
-from moto import mock_aws
 
 from labelers.core.registry import all_labelers
 from pipeline.dataset import Dataset
@@ -51,35 +48,23 @@ KINDS = (("GetObject", "HeadObject"), ("PutObject",), ("ListObjectsV2",))
 WITH = ("canny_edge", "caption", "color_palette", "metadata")  # the last one reads what the others made
 
 
-def test_requests_are_those_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+def test_requests_are_those_of_a_run(tmp_path: Path, moto_bucket: str, command: Command) -> None:
     """Counted on a store, each process with a cache of its own; and what `plan` says before it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "cache"))
-    with mock_aws():
-        boto3.client("s3").create_bucket(Bucket="lab")
-        root, shards = "s3://lab/ds", PACK_AT
-        switches = {name: {"enabled": name in WITH} for name in all_labelers()}
-        settings = yaml.safe_dump({"shard_size": 1, "executor": "local", "labelers": switches})
-        open_storage(root).put("manymodal.yaml", settings.encode())
-        ds = Dataset.create(root, "w", 1)
-        assert ingest(ds, [str(fake_photos(tmp_path / "photos", shards))]).shards == shards
-        client = ds.storage.client  # type: ignore[attr-defined]
-        first = ["--only", "canny_edge", "--only", "caption", "--only", "color_palette"]
-        for words in (first, []):
-            said = command("plan", root, *words, "--nodes", "4", "--gpus-per-node", "0", "--json")
-            planned = json.loads(said.out)["cluster"]
-            shutil.rmtree(tmp_path / "cache")  # as on another node
-            client.counts.clear()
-            assert command("label", root, *words).code == 0
-            counted = [sum(client.counts[kind] for kind in kinds) for kinds in KINDS]
-            said_so = [planned["gets"], planned["puts"], planned["lists"]]
-            for what, is_, was in zip(("GET and HEAD", "PUT", "LIST"), counted, said_so, strict=True):
-                assert was == pytest.approx(is_, rel=0.1), f"{words}, {what}: planned {was}, took {is_}"
+    root, shards = f"{moto_bucket}/ds", PACK_AT
+    switches = {name: {"enabled": name in WITH} for name in all_labelers()}
+    settings = yaml.safe_dump({"shard_size": 1, "executor": "local", "labelers": switches})
+    open_storage(root).put("manymodal.yaml", settings.encode())
+    ds = Dataset.create(root, "w", 1)
+    assert ingest(ds, [str(fake_photos(tmp_path / "photos", shards))]).shards == shards
+    client = ds.storage.client  # type: ignore[attr-defined]
+    first = ["--only", "canny_edge", "--only", "caption", "--only", "color_palette"]
+    for words in (first, []):
+        said = command("plan", root, *words, "--nodes", "4", "--gpus-per-node", "0", "--json")
+        planned = json.loads(said.out)["cluster"]
+        shutil.rmtree(tmp_path / "cache")  # as on another node
+        client.counts.clear()
+        assert command("label", root, *words).code == 0
+        counted = [sum(client.counts[kind] for kind in kinds) for kinds in KINDS]
+        said_so = [planned["gets"], planned["puts"], planned["lists"]]
+        for what, is_, was in zip(("GET and HEAD", "PUT", "LIST"), counted, said_so, strict=True):
+            assert was == pytest.approx(is_, rel=0.1), f"{words}, {what}: planned {was}, took {is_}"

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from pipeline.storage import LocalStorage, Storage
 from pipeline.storage.cache import Cache
@@ -20,18 +18,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     if request.param == "folder":
         yield LocalStorage(tmp_path / "root")
         return
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr("pipeline.storage.s3_write.WHOLE", 6 << 20)
     monkeypatch.setattr("pipeline.storage.s3_write.PART", 5 << 20)
     monkeypatch.setattr("pipeline.storage.s3_read.PART", 2 << 20)
-    with mock_aws():
-        boto3.client("s3").create_bucket(Bucket="lab")
-        yield S3Storage("s3://lab/some/where", Cache(tmp_path / "cache", 1 << 30))
+    bucket = request.getfixturevalue("moto_bucket")
+    yield S3Storage(f"{bucket}/some/where", Cache(tmp_path / "cache", 1 << 30))
 
 
 def file(folder: Path, data: bytes) -> Path:
