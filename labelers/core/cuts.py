@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from scipy.ndimage import label as connected
 
 _ONLY_EDGES = 1e-4  # strength of the weakest joint; keeps the graph in one piece
 
@@ -53,6 +51,8 @@ def affinity(flat: NDArray[np.float64], shape: tuple[int, int], threshold: float
 
 def bisect(joints: NDArray[np.float64]) -> tuple[NDArray[np.bool_], float]:
     """The best normalised cut of a graph that a threshold on its second eigenvector gives: one side, and the cost."""
+    from scipy.linalg import eigh  # takes a quarter of a second, which other labelers need not wait for
+
     degree = joints.sum(axis=1)
     root = 1 / np.sqrt(degree)
     vector = root * eigh(np.eye(len(joints)) - root[:, None] * joints * root, subset_by_index=[1, 1])[1][:, 0]
@@ -72,6 +72,8 @@ def bisect(joints: NDArray[np.float64]) -> tuple[NDArray[np.bool_], float]:
 
 def pieces(patches: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """The connected parts of a set of patches, corners not counting as contact, largest first."""
+    from scipy.ndimage import label as connected
+
     numbers, count = connected(patches)
     found = [numbers == i for i in range(1, count + 1)]
     return sorted(found, key=lambda one: -int(one.sum()))
