@@ -12,8 +12,16 @@ from labelers.core.annotations import Coco, mask_of, panoptic_ids, panoptic_of, 
 from labelers.core.coco import NUMBER
 from labelers.core.importing import ImportLabeler
 from labelers.core.labeler import Sample
-from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, Instance, edges_of, encode_rle, instance, largest_first
+from labelers.core.masks import (
+    SAM_EDGE,
+    SAM_INSTANCE,
+    Instance,
+    edges_of,
+    instance,
+    largest_first,
+)
 from labelers.core.modality import Label, Null
+from labelers.core.rle import encode_rle
 from labelers.core.sources import MatchParams, Source, SourceError, read_map
 
 

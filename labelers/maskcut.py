@@ -23,7 +23,6 @@ from labelers.core.masks import (
     SAM_INSTANCE,
     Instance,
     edges_of,
-    encode_rle,
     instance,
     largest_first,
     mask_overlap,
@@ -31,6 +30,7 @@ from labelers.core.masks import (
 from labelers.core.modality import Label, Null
 from labelers.core.pixels import square
 from labelers.core.refine import to_pixels
+from labelers.core.rle import encode_rle
 from labelers.dinov2 import PATCH, Dinov2
 
 LEAST_SIDE = 8  # pixels; nothing of a narrower photo is left to cut

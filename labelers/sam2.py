@@ -16,10 +16,18 @@ from PIL import Image
 from pydantic import Field
 
 from labelers.core.labeler import Licence, Resources, Sample
-from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, Instance, edges_of, encode_rle, instance, largest_first
+from labelers.core.masks import (
+    SAM_EDGE,
+    SAM_INSTANCE,
+    Instance,
+    edges_of,
+    instance,
+    largest_first,
+)
 from labelers.core.modality import Label, Null
 from labelers.core.networks import NetworkLabeler, NetworkParams
 from labelers.core.pixels import Preparation
+from labelers.core.rle import encode_rle
 from labelers.core.sam_import import batched_nms
 
 if TYPE_CHECKING:

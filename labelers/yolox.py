@@ -17,9 +17,9 @@ from pydantic import Field
 
 from labelers.core.boxes import DET, Box, detection, sorted_boxes
 from labelers.core.coco import CLASSES
-from labelers.core.compare import box_iou
 from labelers.core.labeler import Labeler, Licence, Params, Resources, Sample
 from labelers.core.modality import Label, Null
+from labelers.core.suppression import suppress
 
 STRIDES = (8, 16, 32)
 FILL = 114  # grey of what the photo does not cover, as in training
@@ -83,17 +83,6 @@ def decode_grid(raw: NDArray[np.float32], side: int) -> tuple[NDArray[np.float32
     return np.concatenate([centre - half, centre + half], axis=1), raw[:, 4:5] * raw[:, 5:]
 
 
-def suppress(boxes: NDArray[np.float32], scores: NDArray[np.float32], most_overlap: float) -> list[int]:
-    """Places of the boxes that stay, best first: none overlaps a better one by more than `most_overlap` (IoU)."""
-    kept: list[int] = []
-    order = np.argsort(-scores, kind="stable")
-    while order.size:
-        first, rest = int(order[0]), order[1:]
-        kept.append(first)
-        order = rest[box_iou(boxes[first][None], boxes[rest])[0] <= most_overlap]
-    return kept
-
-
 class Yolox(Labeler):
     """Boxes by YOLOX, suppressed class by class."""
 
@@ -119,7 +108,7 @@ class Yolox(Labeler):
         found: list[Box | None] = []
         for number in np.flatnonzero((scores >= self.params.score).any(axis=0)):
             sure = np.flatnonzero(scores[:, number] >= self.params.score)
-            for i in suppress(boxes[sure], scores[sure, number], self.params.nms):
+            for i in suppress(boxes[sure], scores[sure, number], self.params.nms).tolist():
                 score = min(1.0, float(scores[sure[i], number]))
                 found.append(detection(boxes[sure[i]] / scale, CLASSES[number], score, image.shape[:2]))
         return sorted_boxes([one for one in found if one is not None])[: self.params.most]

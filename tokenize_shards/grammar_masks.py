@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from labelers.core.masks import Instance, decode_rle, encode_rle, instance, largest_first
+from labelers.core.masks import Instance, instance, largest_first
+from labelers.core.rle import decode_rle, encode_rle
 from tokenize_shards.grammar import TOP, Codes, bin_of, read_box, read_codes, write_box, write_codes
 from tokenize_shards.views import MIN_AREA, View
 from tokenize_shards.wordpiece import WordPiece, coordinate, split_coordinate

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelers.core.masks import Rle, decode_rle, pack_counts
 from labelers.core.modality import LabelError
+from labelers.core.rle import Rle, decode_rle, pack_counts
 from labelers.core.sources import Shape, Source, SourceError
 
 

@@ -180,11 +180,12 @@ def palettes(a: Sequence[NDArray[np.uint8]], b: Sequence[NDArray[np.uint8]]) -> 
 
 def box_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """(n, 4) and (m, 4) boxes x0, y0, x1, y1 -> (n, m) intersection over union."""
-    x, y = np.asarray(a, np.float64).reshape(-1, 1, 4), np.asarray(b, np.float64).reshape(1, -1, 4)
-    low, high = np.maximum(x[..., :2], y[..., :2]), np.minimum(x[..., 2:], y[..., 2:])
-    inside = np.prod(np.clip(high - low, 0, None), axis=-1)
-    area = np.prod(x[..., 2:] - x[..., :2], axis=-1) + np.prod(y[..., 2:] - y[..., :2], axis=-1)
-    return np.asarray(inside / np.maximum(area - inside, 1e-12))
+    x, y = np.asarray(a, np.float64).reshape(-1, 4).T[:, :, None], np.asarray(b, np.float64).reshape(-1, 4).T[:, None]
+    low, high = np.maximum(x[:2], y[:2]), np.minimum(x[2:], y[2:])  # (2, n, m): an axis of two behind would be slow
+    inside = np.clip(high - low, 0, None)
+    common = inside[0] * inside[1]
+    (w, h), (other_w, other_h) = x[2:] - x[:2], y[2:] - y[:2]
+    return np.asarray(common / np.maximum(w * h + other_w * other_h - common, 1e-12))
 
 
 def pairs(overlap: NDArray[np.float64], least: float = 0.3) -> list[tuple[int, int]]:

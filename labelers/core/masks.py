@@ -1,9 +1,6 @@
 """A set of instance masks: how it is stored, checked, painted and drawn as edges.
 
-A mask is COCO's compressed run-length encoding, {"size": [H, W], "counts": text}: run lengths of the pixels taken
-column by column, starting with a run of zeros (of length 0 where the first pixel is set); from the fourth on each is
-written as its difference to the one two before, in groups of five bits, lowest first, each a character from "0" to
-"o". It is exact, takes one to two bytes a run, and pycocotools reads it as it is.
+A mask is COCO's compressed run-length encoding, see labelers.core.rle.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from PIL import Image
 
 from labelers.core.compare import edges, overlaps
 from labelers.core.modality import Label, Modality, require
+from labelers.core.rle import Rle, Runs
 from labelers.core.scores import OverlapScores
 from labelers.core.show import Cell, Picture
 
@@ -35,14 +33,6 @@ ARROW = pa.list_(
         ]
     )
 )
-_MOST_GROUPS = 8  # 40 bits: more than any number of pixels
-
-
-class Rle(TypedDict):
-    """A mask as the module describes it. size: [H, W]."""
-
-    size: list[int]
-    counts: str
 
 
 class Instance(TypedDict):
@@ -55,86 +45,20 @@ class Instance(TypedDict):
     point: NDArray[np.float32] | None
 
 
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
-def pack_counts(counts: NDArray[np.int64]) -> str:
-    """Run lengths, int64 (n,), to COCO's text."""
-    delta = counts.astype(np.int64)
-    delta[3:] -= counts[1:-2]
-    place = np.arange(_MOST_GROUPS)
-    magnitude = np.where(delta < 0, ~delta, delta)[:, None]
-    groups = 1 + (magnitude >= (np.int64(16) << 5 * place)).sum(axis=1, keepdims=True)  # 5 k bits hold -2^(5k-1) and up
-    values = (delta[:, None] >> 5 * place & 31) + np.where(place < groups - 1, 32, 0) + 48
-    text: bytes = values.astype(np.uint8)[place < groups].tobytes()
-    return text.decode("ascii")
-
-
-def unpack_counts(text: str) -> NDArray[np.int64]:
-    """The inverse of pack_counts. Raises LabelError for text that is no such encoding."""
-    raw = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - 48
-    require(raw.size > 0 and raw.min() >= 0 and raw.max() < 64, "mask: counts hold a character outside '0'..'o'")
-    ends = np.flatnonzero(raw & 32 == 0)
-    require(ends.size > 0 and ends[-1] == raw.size - 1, "mask: counts end in the middle of a number")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(raw.size) - np.repeat(starts, ends - starts + 1)
-    require(place.max() < _MOST_GROUPS, "mask: counts hold a number of more than 40 bits")
-    counts = np.add.reduceat((raw & 31) << 5 * place, starts)
-    counts -= np.where(raw[ends] & 16, np.int64(32) << 5 * place[ends], 0)  # two's complement of 5 k bits
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return counts
-
-
-def encode_rle(mask: NDArray[np.bool_]) -> Rle:
-    """A mask, bool (H, W) of at least one pixel, to its run-length encoding."""
-    if mask.dtype != np.bool_ or mask.ndim != 2 or mask.size == 0:
-        raise ValueError(f"expected a bool mask (H, W), got {mask.dtype} {mask.shape}")
-    flat = mask.T.ravel()
-    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-    counts = np.concatenate([[0], np.diff(bounds)]) if flat[0] else np.diff(bounds)
-    return {"size": [int(side) for side in mask.shape], "counts": pack_counts(counts)}
-
-
-def decode_rle(rle: Rle) -> NDArray[np.bool_]:
-    """The inverse of encode_rle: bool (H, W). Raises LabelError where the runs do not fill the size."""
-    height, width = rle["size"]
-    counts = _runs(rle)
-    flat = np.repeat(np.arange(counts.size) % 2 == 1, counts)
-    return np.ascontiguousarray(flat.reshape(width, height).T)
-
-
-def _runs(rle: Rle) -> NDArray[np.int64]:
-    """Run lengths that are known to cover the size exactly, none but the first of them empty."""
-    counts = unpack_counts(rle["counts"])
-    require(bool((counts[1:] > 0).all()) and counts[0] >= 0, "mask: a run has no length")
-    pixels = rle["size"][0] * rle["size"][1]
-    require(int(counts.sum()) == pixels, f"mask: runs of {counts.sum()} pixels in a mask of {pixels}")
-    return counts
-
-
-def _area_and_box(rle: Rle) -> tuple[int, NDArray[np.float32]]:
-    """Pixels of a mask and the box round them, from its runs alone. Raises LabelError for an empty mask."""
-    counts, height = _runs(rle), rle["size"][0]
-    ends = np.cumsum(counts)
-    stops = ends[1::2]
-    starts = ends[::2][: stops.size]
-    require(stops.size > 0, "mask: empty, no pixel is set")
-    left, right = starts // height, (stops - 1) // height
-    top, bottom = starts % height, (stops - 1) % height
-    if (left != right).any():  # such a run reaches the bottom of one column and the top of the next
-        top, bottom = np.array([0]), np.array([height - 1])
-    box = np.array([left[0], top.min(), right[-1] + 1, bottom.max() + 1], np.float32)
-    return int(counts[1::2].sum()), box
-
-
-# Labels ---------------------------------------------------------------------------------------------------------------
-
-
 def instance(mask: Rle, score: float, point: NDArray[np.float32] | None = None) -> Instance:
     """One entry of a label; area and box are those of the mask. Raises LabelError for an empty mask."""
-    area, box = _area_and_box(mask)
-    return {"mask": mask, "box": box, "score": float(np.float32(score)), "area": area, "point": point}
+    return instances(Runs.read([mask]), [score], [point])[0]
+
+
+def instances(runs: Runs, scores: Sequence[float], points: Sequence[NDArray[np.float32] | None]) -> list[Instance]:
+    """Entries of a label, one a mask; areas and boxes are those of the masks. Raises LabelError for an empty mask."""
+    areas, boxes = runs.areas_and_boxes()
+    require(bool((areas > 0).all()), "mask: empty, no pixel is set")
+    found = zip(runs.rles(), boxes.astype(np.float32), scores, areas.tolist(), points, strict=True)
+    return [
+        {"mask": rle, "box": box, "score": float(np.float32(score)), "area": area, "point": point}
+        for rle, box, score, area, point in found
+    ]
 
 
 def largest_first(masks: Sequence[Instance]) -> list[Instance]:
@@ -146,9 +70,10 @@ def instance_map(masks: Sequence[Instance], shape: tuple[int, int]) -> NDArray[n
     """int32 (H, W): 0 where there is no mask, else 1 + the index of the last mask there, so of the smallest."""
     height, width = shape
     columns = np.zeros(width * height, np.int32)
-    for number, one in enumerate(masks, 1):
+    for one in masks:
         require(one["mask"]["size"] == [height, width], f"mask: size {one['mask']['size']} in an image {shape}")
-        ends = np.cumsum(_runs(one["mask"])).tolist()
+    for number, own in enumerate(Runs.read([one["mask"] for one in masks]).each() if masks else [], 1):
+        ends = own.tolist()
         for start, stop in zip(ends[::2], ends[1::2], strict=False):  # a last run of zeros has no partner
             columns[start:stop] = number
     return np.ascontiguousarray(columns.reshape(width, height).T)
@@ -162,8 +87,9 @@ def mask_overlap(a: Sequence[Instance], b: Sequence[Instance]) -> NDArray[np.flo
     """
     if not a or not b:
         return np.zeros((len(a), len(b)))
-    ends = [np.cumsum(_runs(one["mask"])) for one in (*a, *b)]
-    require(len({int(end[-1]) for end in ends}) == 1, "mask: masks of images of several sizes cannot be compared")
+    both = [one["mask"] for one in (*a, *b)]
+    require(len({tuple(rle["size"]) for rle in both}) == 1, "mask: masks of images of several sizes cannot be compared")
+    ends = Runs.read(both).each()
     stops = np.unique(np.concatenate(ends))
     lengths = np.diff(stops, prepend=0)
     inside = np.stack([np.searchsorted(end, stops) % 2 == 1 for end in ends]).astype(np.float64)
@@ -198,7 +124,8 @@ def _check_one(one: Any, where: str) -> None:
     size = mask["size"]
     whole = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
     require(whole and isinstance(mask["counts"], str), f"{where}: size is not [H, W], or counts are not text")
-    area, bounds = _area_and_box(mask)
+    (area,), (bounds,) = Runs.read([mask]).areas_and_boxes()
+    require(area > 0, "mask: empty, no pixel is set")
     require(one["area"] == area, f"{where}: area {one['area']}, but the mask has {area} pixels")
     require(isinstance(box, np.ndarray) and box.dtype == np.float32, f"{where}: box is not float32")
     require(np.array_equal(box, bounds), f"{where}: box {box} is not the mask's, {bounds}")

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelers.core.suppression import suppress
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,19 +37,13 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     import torch
 
-    box = boxes.detach().cpu().numpy().astype(np.float64)
-    group = idxs.detach().cpu().numpy()
-    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    left = np.argsort(-scores.detach().cpu().numpy(), kind="stable")
-    kept: list[int] = []
-    while left.size:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        low, high = np.maximum(box[best, :2], box[left, :2]), np.minimum(box[best, 2:], box[left, 2:])
-        common = np.prod(np.clip(high - low, 0, None), axis=1)
-        union = np.maximum(area[best] + area[left] - common, 1e-9)  # two boxes without area share nothing
-        left = left[(common / union <= iou_threshold) | (group[left] != group[best])]
-    return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
+    box, score, group = (part.detach().cpu().numpy() for part in (boxes, scores, idxs))
+    rows = [np.flatnonzero(group == one) for one in np.unique(group)]
+    kept = np.concatenate(
+        [np.zeros(0, np.int64), *(own[suppress(box[own], score[own], iou_threshold)] for own in rows)]
+    )
+    best = kept[np.lexsort((kept, -score[kept]))]
+    return torch.from_numpy(best).to(boxes.device)
 
 
 def to_pil_image(image: NDArray[np.uint8]) -> Image.Image:

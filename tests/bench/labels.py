@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from labelers.core.class_map import NUMBER_OF, VOID
 from labelers.core.compare import box_iou
 from labelers.core.labeler import Labeler
-from labelers.core.masks import SAM_INSTANCE, encode_rle, instance, largest_first, mask_overlap
+from labelers.core.masks import SAM_INSTANCE, instance, largest_first, mask_overlap
 from labelers.core.modality import Null
+from labelers.core.rle import encode_rle
 from labelers.core.scores import ClassScores, OverlapScores
 from labelers.core.weights import resolve_all
 from labelers.deeplab import VOC

@@ -15,8 +15,8 @@ import pytest
 
 from labelers.core.annotations import filled
 from labelers.core.class_map import NUMBER_OF
-from labelers.core.masks import decode_rle, encode_rle
 from labelers.core.modality import Null
+from labelers.core.rle import decode_rle, encode_rle
 from labelers.core.sources import Matcher, MatchParams, SourceError
 from labelers.import_caption import ImportCaption
 from labelers.import_det import ImportDet

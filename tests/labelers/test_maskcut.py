@@ -10,9 +10,10 @@ import pytest
 from labelers.core.cuts import affinity, all_segments, bisect, centred, cut_tree, leaves
 from labelers.core.images import decode
 from labelers.core.labeler import Sample
-from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, decode_rle
+from labelers.core.masks import SAM_EDGE, SAM_INSTANCE
 from labelers.core.modality import Null
 from labelers.core.refine import to_pixels
+from labelers.core.rle import decode_rle
 from labelers.core.weights import resolve_all
 from labelers.maskcut import Maskcut, MaskcutParams
 

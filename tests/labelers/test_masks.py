@@ -16,19 +16,16 @@ from numpy.typing import NDArray
 
 from labelers.core.masks import (
     ARROW,
-    decode_rle,
     edges_modality,
     edges_of,
-    encode_rle,
     instance,
     instance_map,
     largest_first,
     masks_modality,
-    pack_counts,
     paint,
-    unpack_counts,
 )
 from labelers.core.modality import LabelError
+from labelers.core.rle import decode_rle, encode_rle, pack_counts, unpack_counts
 
 MASKS = masks_modality("some_masks", "masks of a test")
 EDGES = edges_modality("some_edges", "edges of a test")

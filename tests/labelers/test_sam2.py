@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from labelers.core.labeler import Sample
-from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, decode_rle
+from labelers.core.masks import SAM_EDGE, SAM_INSTANCE
+from labelers.core.rle import decode_rle
 from labelers.sam2 import Sam2, _boxes
 from tests.labelers import tiny, tiny_more
 

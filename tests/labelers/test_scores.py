@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from labelers.core.compare import match_boxes
 from labelers.core.depth_map import DepthMap
-from labelers.core.masks import encode_rle, instance, mask_overlap
+from labelers.core.masks import instance, mask_overlap
+from labelers.core.rle import encode_rle
 from labelers.core.scores import (
     BoxScores,
     ClassScores,

@@ -16,9 +16,10 @@ from labelers.core.boxes import DET, detection, sorted_boxes
 from labelers.core.class_map import MISSING, NAMES, SEMSEG, from_category_ids
 from labelers.core.depth_map import DEPTH, DepthMap, stretched
 from labelers.core.keypoints import KEYPOINTS
-from labelers.core.masks import SAM_INSTANCE, encode_rle, instance, largest_first, mask_overlap
+from labelers.core.masks import SAM_INSTANCE, instance, largest_first, mask_overlap
 from labelers.core.modality import LabelError, Modality
 from labelers.core.normal_map import NORMAL, flipped, from_rgb, rgb_of, unit_vectors
+from labelers.core.rle import encode_rle
 from labelers.core.show import Picture
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)

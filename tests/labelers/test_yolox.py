@@ -13,7 +13,8 @@ from labelers.core.boxes import DET
 from labelers.core.coco import NUMBER
 from labelers.core.images import decode
 from labelers.core.labeler import Sample
-from labelers.yolox import Yolox, YoloxParams, decode_grid, letterbox, load_network, suppress
+from labelers.core.suppression import suppress
+from labelers.yolox import Yolox, YoloxParams, decode_grid, letterbox, load_network
 
 SIDE, CELLS = 32, 16 + 4 + 1  # of strides 8, 16, 32
 
@@ -61,8 +62,8 @@ def test_the_grid_is_decoded_to_pixels() -> None:
 
 def test_of_boxes_that_overlap_the_best_stays() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [20, 0, 30, 10]], np.float32)
-    assert suppress(boxes, np.array([0.5, 0.9, 0.7], np.float32), 0.45) == [1, 2]
-    assert suppress(boxes, np.array([0.5, 0.9, 0.7], np.float32), 0.95) == [1, 2, 0]
+    assert suppress(boxes, np.array([0.5, 0.9, 0.7], np.float32), 0.45).tolist() == [1, 2]
+    assert suppress(boxes, np.array([0.5, 0.9, 0.7], np.float32), 0.95).tolist() == [1, 2, 0]
 
 
 def test_the_photo_lies_in_the_upper_left_on_grey_in_blue_green_red() -> None:

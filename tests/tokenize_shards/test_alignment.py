@@ -13,9 +13,10 @@ from PIL import Image
 from labelers.core.boxes import DET
 from labelers.core.class_map import SEMSEG
 from labelers.core.depth_map import DEPTH, DepthMap
-from labelers.core.masks import edges_modality, encode_rle, instance, largest_first
+from labelers.core.masks import edges_modality, instance, largest_first
 from labelers.core.modality import Modality
 from labelers.core.normal_map import NORMAL
+from labelers.core.rle import encode_rle
 from labelers.human_poses import POSES
 from labelers.sam import SAM_INSTANCE
 from pipeline.dataset import Dataset

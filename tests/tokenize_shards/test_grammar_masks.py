@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelers.core.masks import Instance, check_masks, decode_rle, encode_rle, instance, largest_first
+from labelers.core.masks import Instance, check_masks, instance, largest_first
+from labelers.core.rle import decode_rle, encode_rle
 from tokenize_shards import grammar_masks
 from tokenize_shards.mask_vq import MaskVQ, MaskVQConfig
 from tokenize_shards.sequence import SIDE, SequenceTokenizer, codec_items

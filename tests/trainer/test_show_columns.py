@@ -11,9 +11,10 @@ import pytest
 from labelers.core.boxes import DET, detection
 from labelers.core.depth_map import DEPTH, DepthMap
 from labelers.core.labeler import Labeler, Sample
-from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, edges_of, encode_rle, instance
+from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, edges_of, instance
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_labelers, all_modalities
+from labelers.core.rle import encode_rle
 from labelers.core.show import Picture, Words
 from labelers.dinov2 import FEATURES
 from pipeline.config import Config, LabelerConfig

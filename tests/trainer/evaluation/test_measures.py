@@ -7,8 +7,9 @@ import pytest
 
 from labelers.core.class_map import SEMSEG
 from labelers.core.depth_map import DepthMap
-from labelers.core.masks import encode_rle, instance
+from labelers.core.masks import instance
 from labelers.core.modality import Null
+from labelers.core.rle import encode_rle
 from tokenize_shards.table import image_row
 from trainer.evaluation.ensemble import ensembled
 from trainer.evaluation.measures import DepthErrors, InstanceScores, MeanScores, PoseScores, VectorScores, procrustes
