@@ -266,6 +266,19 @@ class MLPPQ(Tokenizer):
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.device)
         return (network.rebuild(network.codebook.lookup(ids)) * network.scale).cpu().numpy()
 
+    @torch.inference_mode()
+    def expected(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities (n, heads, codes) -> float32 (n, dim), decoded from the mean code of each head: where the decoder
+        is linear, as it is at the start, that is the mean over all that could be drawn.
+        """
+        network = self._fitted()
+        if probabilities.shape[1:] != (self.spec.heads, self.vocab):
+            wanted = f"(n, {self.spec.heads}, {self.vocab})"
+            raise ValueError(f"{self.spec.modality}: expected probabilities {wanted}, got {probabilities.shape}")
+        shares = torch.from_numpy(np.ascontiguousarray(probabilities, np.float32)).to(self.device)
+        codes = torch.einsum("nhc,hcd->nhd", shares, network.codebook.embed)
+        return (network.rebuild(codes) * network.scale).cpu().numpy()
+
     def config(self) -> dict[str, Any]:
         return asdict(self.spec)
 

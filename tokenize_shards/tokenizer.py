@@ -118,6 +118,12 @@ class Tokenizer(ABC):
         """
         return None
 
+    def expected(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """The label that tokens of these probabilities (n, tokens, vocab) stand for on average. None where tokens have no
+        average, as those of text.
+        """
+        return None
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What `restore` needs beside the tensors; plain JSON."""

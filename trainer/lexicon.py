@@ -77,6 +77,15 @@ class Lexicon:
         labels = iter(tokenizer.decode(batch))
         return [None if ids is None else as_label(self.spec(name), next(labels)) for ids in tokens]
 
+    def expected(self, name: str, probabilities: np.ndarray) -> list[Label] | None:
+        """Labels that tokens of these probabilities (n, tokens, vocab) stand for on average; None where they have none."""
+        labels = self.tokenizer(name).expected(probabilities)
+        return None if labels is None else [as_label(self.spec(name), one) for one in labels]
+
+    def averages(self, name: str) -> bool:
+        """Whether its tokens have an average: those of vectors do."""
+        return type(self.tokenizer(name)).expected is not Tokenizer.expected
+
     def check(self, record: Mapping[str, Any], names: Sequence[str]) -> None:
         """ConfigError where a checkpoint was trained on tokens of another tokenizer than the data set's."""
         trained: Mapping[str, str] = record.get("recipes", {})

@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from trainer import checkpoint
 from trainer.generate.context import Rows, Shown
 from trainer.generate.decoding import Decoding, Part, check_ids, check_tokens, check_values
-from trainer.generate.grid import decode_grid
+from trainer.generate.grid import ShownOf, decode_grid, grid_probabilities
 from trainer.generate.guidance import Pass, passes
 from trainer.generate.sampling import Head, Noise, Picker
 from trainer.generate.text import decode_text, has_gaps, hint
@@ -80,9 +80,7 @@ class Predictor:
         chosen = passes([name for name in given if name != target], how.guidance, how.weights)
         noise = Noise(how.seed, [""] * len(rows) if keys is None else keys, target)
         pick, head = Picker(how.top_k, how.top_p), Head(self.model, stream, writable(stream, allowed, parts))
-
-        def shown(one: Pass, numbers: Sequence[int]) -> Rows:
-            return [[s for name, s in rows[n] if name in one.shows] for n in numbers]
+        shown = _shown(rows)
 
         if stream.kind == "sequence":
             begin = [None] * len(rows) if prompts is None else prompts
@@ -93,6 +91,18 @@ class Predictor:
         if prompts is not None:
             raise ConfigError(f"{target}: is no sequence, and has no beginning to prompt it with")
         return decode_grid(self.model, index, stream, shown, how, chosen, pick, head, noise, parts)
+
+    @torch.inference_mode()
+    def probabilities(self, given: Given, target: str, how: Decoding = LIKELIEST) -> np.ndarray:
+        """Float32 (B, tokens, vocab): how likely each token is at each position of a grid or vector, given all of `given`
+        and nothing of the target. Of `how`, guidance and weights count. ConfigError as of `predict`, and for a sequence.
+        """
+        index, stream = self.stream(target)
+        if stream.kind == "sequence":
+            raise ConfigError(f"{target}: is a sequence; its positions have no probabilities of their own")
+        rows = self._rows(given, target, None, None)
+        chosen = passes([name for name in given if name != target], how.guidance, how.weights)
+        return grid_probabilities(self.model, index, stream, len(rows), _shown(rows), chosen)
 
     def complete(self, name: str, tokens: Ids, shown: Ids, how: Decoding = LIKELIEST) -> Ids:
         """Fill in one stream of fixed slots from some of its own tokens: tokens uint16 (B, T), shown: positions that
@@ -128,6 +138,15 @@ class Predictor:
                 if name != target:
                     row += [(name, shown) for shown in shown_of(index, stream, part)]
         return rows
+
+
+def _shown(rows: Sequence[Sequence[tuple[str, Shown]]]) -> ShownOf:
+    """What a pass of guidance shows of some samples, from what each has."""
+
+    def shown(one: Pass, numbers: Sequence[int]) -> Rows:
+        return [[s for name, s in rows[n] if name in one.shows] for n in numbers]
+
+    return shown
 
 
 def trained_targets(record: Mapping[str, Any], names: Sequence[str]) -> set[str] | None:

@@ -14,25 +14,13 @@ View = Annotated[int, typer.Option("--view", help="Whose tokens are read.")]
 Rows = Annotated[int, typer.Option("--rows", help="Samples, held-out ones first; 0 for all.")]
 
 
-def _job(
-    config: Any,
-    sources: list[str],
-    modality: str,
-    given: dict[str, str],
-    view: int,
-    variants: int,
-    steps: int,
-    model: str | None,
-) -> Any:
+def _job(config: Any, sources: list[str], modality: str, given: dict[str, str], view: int, model: str | None) -> Any:
     """A job that predicts one embedding."""
     from trainer.generate.job import Job
     from trainer.generate.order import make_order
 
     name, ds, predictor = model_of(config, model)
-    common = {"steps": steps, "temperature": 1.0 if variants > 1 else 0.0}
-    return Job(
-        ds, predictor, make_order(ds, sources, [modality], given, common, [], True, False, 0, view, variants, name)
-    )
+    return Job(ds, predictor, make_order(ds, sources, [modality], given, {}, [], True, False, 0, view, 1, name))
 
 
 def index(
@@ -67,7 +55,7 @@ def run_index(
     if source == "model" and not sources:
         raise ConfigError("--of model: name what the model predicts from, e.g. --from rgb")
     ds = Dataset.open(config.root)
-    job = _job(config, sources, modality, {}, view, 1, 8, model) if source == "model" else None
+    job = _job(config, sources, modality, {}, view, model) if source == "model" else None
     built = build_index(ds, modality, source, view, job)
     chosen = name or "-".join(
         [modality.removeprefix("tok_"), *([source] if source != "labels" else []), *(sources if job else [])]
@@ -80,14 +68,15 @@ def retrieve(
     target: Target, sources: From = None, given: Hand = None, name: Index = "dinov2_global",
     k: Annotated[int, typer.Option("-k", help="Samples to find for each query.")] = 5,
     rows: Rows = 12, sample: Sample = None, view: View = 0,
-    variants: Annotated[int, typer.Option("--variants", help="Predictions a query, averaged.")] = 1,
-    steps: Annotated[int, typer.Option("--steps", help="Rounds of decoding.")] = 8,
     model: ModelName = None, out: Out = None, assign: Assign = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Predict an embedding from any modality or combination, and find the nearest samples of an index."""
+    """Predict an embedding from any modality or combination, and find the nearest samples of an index.
+
+    The embedding is the one the model expects: the mean over its probabilities, not one draw.
+    """
     report = run_retrieve(
         settings(target, assign), listed(sources), pairs(given, "--given"), name or "dinov2_global", k, rows, sample or [], view,
-        variants, steps, model, out,
+        model, out,
     )  # fmt: skip
     if as_json:
         from pipeline.cli.console import print_json
@@ -99,8 +88,7 @@ def retrieve(
 
 def run_retrieve(
     config: Any, sources: list[str], given: dict[str, str], name: str, k: int = 5, rows: int = 12,
-    samples: list[str] | None = None, view: int = 0, variants: int = 1, steps: int = 8, model: str | None = None,
-    out: str | None = None,
+    samples: list[str] | None = None, view: int = 0, model: str | None = None, out: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Retrieve; the JSON-ready report: neighbours of each query, and figures."""
     from pipeline.cli.console import table
@@ -119,7 +107,7 @@ def run_retrieve(
         raise ConfigError("retrieve: name what to search from, e.g. --from rgb, or --given caption='a dog'")
     ds = Dataset.open(config.root)
     found = VectorIndex.load(ds, name)
-    job = _job(config, sources, found.record["modality"], given, view, variants, steps, model)
+    job = _job(config, sources, found.record["modality"], given, view, model)
     spots = pick_spots(ds, config.tokens.holdout, rows if sources else 1, samples or [])
     result = run(job, found, spots, k)
     sheet = sheet_of(job, found, result, config.tokens.seed)

@@ -46,6 +46,24 @@ def test_tokens_do_not_depend_on_the_batch_and_survive_a_file(tmp_path: Path) ->
     assert np.array_equal(again.decode(tokens), tokenizer.decode(tokens))
 
 
+def test_probabilities_decode_to_the_mean_of_what_could_be_drawn() -> None:
+    tokenizer = MLPPQ(CONFIG)
+    tokenizer.fit(vectors(100), vectors(0), steps=1)
+    for layer in (tokenizer.network.decoder.head.weight, tokenizer.network.decoder.head.bias):
+        layer.data.zero_()  # linear, as the decoder starts
+    rng = np.random.default_rng(3)
+    few = rng.dirichlet(np.ones(3), (1, 4))
+    shares = np.zeros((1, 4, 64), np.float32)
+    shares[..., :3] = few
+    every = np.stack(np.meshgrid(*[np.arange(3)] * 4, indexing="ij"), -1).reshape(-1, 4)
+    weight = np.prod(few[0, np.arange(4), every], axis=1)
+    assert np.allclose(tokenizer.expected(shares)[0], weight @ tokenizer.decode(every), atol=1e-5)
+    sure = np.eye(64, dtype=np.float32)[every]
+    assert np.allclose(tokenizer.expected(sure), tokenizer.decode(every), atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected probabilities \(n, 4, 64\), got \(1, 4, 63\)"):
+        tokenizer.expected(shares[..., 1:])
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_very_few_training_vectors(n: int) -> None:
     config = MLPPQConfig("human_poses", "landmarks", dim=99, heads=8, codes=1024, latent=8, width=32)

@@ -35,6 +35,23 @@ def as_lists(tokens: Any) -> list[list[int]]:
     return [row.tolist() for row in tokens]
 
 
+def test_probabilities_are_those_tokens_are_drawn_by(predictor: Predictor) -> None:
+    given = {"tok_rgb": RGB[:2]}
+    shares = predictor.probabilities(given, "tok_dinov2_global")
+    assert np.allclose(shares.sum(-1), 1, atol=1e-5) and (shares >= 0).all()
+    likeliest = predictor.predict(given, "tok_dinov2_global", Decoding(steps=1))
+    assert np.array_equal(shares.argmax(-1), likeliest)
+    blind = predictor.probabilities({"tok_rgb": [None, None]}, "tok_dinov2_global")
+    more = predictor.probabilities(given, "tok_dinov2_global", Decoding(guidance=2.0))
+    assert np.allclose(np.log(more), _normal(2 * np.log(shares) - np.log(blind)), atol=1e-3)
+    with pytest.raises(ConfigError, match="is a sequence"):
+        predictor.probabilities(given, "tok_caption")
+
+
+def _normal(scores: np.ndarray) -> np.ndarray:
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
 @pytest.mark.parametrize("order", ["maskgit", "roar"])
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (3.0, 0.7)])
 @pytest.mark.parametrize("steps", [1, 3, 100])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from labelers.core.modality import Label
 from pipeline.errors import ConfigError
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.dense import dense_instances
@@ -82,6 +83,29 @@ def run_chain(
         if request.chain:
             seen[target] = found
     return made
+
+
+def run_expected(
+    predictor: Predictor, lexicon: Lexicon, request: Request, target: str,
+    given: Mapping[str, Sequence[Tokens | Part | None]], parts: PARTS, keys: Sequence[str],
+) -> list[Label | None]:  # fmt: skip
+    """One target of a batch as the mean over all the model could draw, instead of one draw; what comes before it in the
+    chain is drawn. For targets whose tokens have an average, of which no part is given.
+    """
+    before = replace(request, targets=request.targets[: request.targets.index(target)])
+    made = run_chain(predictor, lexicon, before, given, parts, keys)
+    seen = {**given, **(made.tokens if request.chain else {})}
+    conditions = {name: tokens for name, tokens in seen.items() if name != target}
+    blind = _blind(conditions, None, len(keys))
+    rows = [i for i, none in enumerate(blind) if not none]
+    found: list[Label | None] = [None] * len(keys)
+    if rows:
+        chosen = {name: [tokens[i] for i in rows] for name, tokens in conditions.items()}
+        labels = lexicon.expected(target, predictor.probabilities(chosen, target, request.how[target]))
+        assert labels is not None, f"{target}: its tokens have no average"
+        for i, label in zip(rows, labels, strict=True):
+            found[i] = label
+    return found
 
 
 def _blind(conditions: Mapping[str, Sequence[object]], known: Sequence[Part | None] | None, count: int) -> list[bool]:

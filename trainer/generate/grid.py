@@ -64,6 +64,16 @@ def decode_grid(
     return out
 
 
+def grid_probabilities(
+    model: Model, index: int, stream: Stream, rows: int, shown: ShownOf, passes: Sequence[Pass]
+) -> npt.NDArray[np.float32]:
+    """(rows, T, vocab): what the model holds of each position before any is revealed."""
+    asked = np.ones((rows, stream.length), bool)
+    contexts = [(p, shown(p, range(rows))) for p in passes]
+    scores = _scores(model, index, Head(model, stream, None), contexts, asked)
+    return np.asarray(scores.float().softmax(-1).unflatten(0, asked.shape).cpu().numpy(), np.float32)
+
+
 def _first(score: npt.NDArray[np.float64], count: npt.NDArray[np.int64]) -> Bools:
     """The `count` highest scores of each row; of equal ones the first."""
     rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import Commit
 from tokenize_shards.sequence import SequenceTokenizer
 from trainer.checkpoint import MODEL
-from trainer.generate.chain import Made, Request, run_chain
+from trainer.generate.chain import Made, Request, run_chain, run_expected
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.given import region, sequence_part
 from trainer.generate.palettes import whole_palettes
@@ -87,8 +87,7 @@ class Job:
         ids = [self.ds.ids(k)[row] for k, row in spots]
         conditions, parts = self.given(spots)
         made: list[Made] = []
-        for variant in range(self.order.variants):
-            keys = [f"{id}:{self.order.view}:{variant}" for id in ids]
+        for keys in self._keys(ids):
             made.append(run_chain(self.predictor, self.lexicon, self.order.request, conditions, parts, keys))
         return [
             Result(
@@ -98,6 +97,32 @@ class Job:
             )
             for i, (spot, id) in enumerate(zip(spots, ids, strict=True))
         ]  # fmt: skip
+
+    def expected(self, target: str, spots: Sequence[Spot]) -> Iterator[tuple[Spot, list[Label]]]:
+        """What the model expects of one target, for each variant of what is drawn before it; no label where a sample has
+        nothing it could be told from. ConfigError for targets that have no average.
+        """
+        if not self.averages(target):
+            raise ConfigError(f"{target}: has no average, or a part of it is given; generate it")
+        request = self.order.request
+        drawn = request.chain and request.targets.index(target) > 0
+        for at in range(0, len(spots), BATCH):
+            some = spots[at : at + BATCH]
+            conditions, parts = self.given(some)
+            variants = [
+                run_expected(self.predictor, self.lexicon, request, target, conditions, parts, keys)
+                for keys in self._keys([self.ds.ids(k)[row] for k, row in some])[: None if drawn else 1]
+            ]
+            for spot, labels in zip(some, zip(*variants, strict=True), strict=True):
+                yield spot, [label for label in labels if label is not None]
+
+    def averages(self, target: str) -> bool:
+        """Whether `expected` can tell of a target."""
+        return target not in self.order.given and self.lexicon.averages(target)
+
+    def _keys(self, ids: Sequence[str]) -> list[list[str]]:
+        """A name of each sample, for each variant."""
+        return [[f"{id}:{self.order.view}:{variant}" for id in ids] for variant in range(self.order.variants)]
 
     def given(
         self, spots: Sequence[Spot]

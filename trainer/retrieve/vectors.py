@@ -75,7 +75,18 @@ def tokenized(ds: Dataset, modality: str, view: int) -> Vectors:
 
 
 def predicted(job: Job, target: str, spots: Sequence[Spot]) -> Vectors:
-    """What the job predicts of each sample, the mean over its variants. target: a token modality among the job's."""
+    """What the model expects of each sample: the embedding of its probabilities, not of the likeliest tokens, which is
+    nearer to the real one. One that was drawn, or the mean of the job's variants, where a part of the embedding is given
+    or its tokenizer has no average. target: a token modality among the job's.
+    """
+    if job.averages(target):
+        means = [(spot, [unit(label) for label in labels]) for spot, labels in job.expected(target, spots)]
+        return of_pairs([(spot, np.mean(rows, axis=0) if rows else None) for spot, rows in means])
+    return drawn(job, target, spots)
+
+
+def drawn(job: Job, target: str, spots: Sequence[Spot]) -> Vectors:
+    """Decoded from tokens as `generate` makes them, the mean over the job's variants."""
     pairs = []
     for result in job.run(spots):
         decoded = job.lexicon.decode(target, [tokens[target] for tokens in result.tokens])

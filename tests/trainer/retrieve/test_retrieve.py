@@ -13,9 +13,13 @@ from pipeline.cli.find import run_index, run_retrieve
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
 from tests.trainer.trained import config_of
+from trainer.generate.chain import Request
+from trainer.generate.decoding import Decoding
+from trainer.generate.job import Job, Order
+from trainer.predict import Predictor
 from trainer.retrieve import index as index_module
 from trainer.retrieve.index import VectorIndex
-from trainer.retrieve.vectors import labelled, tokenized, unit
+from trainer.retrieve.vectors import drawn, labelled, predicted, tokenized, unit
 
 
 def test_an_index_of_labels_finds_what_a_search_by_hand_finds(trained: Path) -> None:
@@ -69,8 +73,37 @@ def test_an_index_of_predictions_and_a_query_by_hand(trained: Path) -> None:
     assert record["name"] == "small_vector-model-rgb" and record["from"] == ["tok_rgb"] and len(record["model"]) == 64
     same = run_retrieve(config, ["rgb"], {}, record["name"], k=1, rows=0)
     assert all(found[0]["cosine"] == pytest.approx(1, abs=1e-4) for found in same["neighbours"].values())
-    by_hand = run_retrieve(config, [], {"caption": "a gazpacho on a table"}, record["name"], k=3, variants=2)
+    by_hand = run_retrieve(config, [], {"caption": "a gazpacho on a table"}, record["name"], k=3)
     assert [len(found) for found in by_hand["neighbours"].values()] == [3]
+
+
+def job_of(root: Path, targets: tuple[str, ...], variants: int, given: dict[str, str] | None = None) -> Job:
+    how = {name: Decoding(temperature=1.0, steps=1) for name in targets}
+    order = Order(("tok_rgb",), Request(targets, how), given or {}, variants=variants)
+    return Job(Dataset.open(str(root)), Predictor.load(root / "_models" / "model"), order)
+
+
+def test_what_is_expected_is_what_many_drawn_ones_come_to(trained: Path) -> None:
+    """Both as far as a tiny tokenizer's decoder is linear: the more are drawn, the nearer their mean comes."""
+    spots = [(0, 0), (0, 1), (0, 2)]
+    one, many = (job_of(trained, ("tok_small_global",), n) for n in (1, 200))
+    expected = predicted(one, "tok_small_global", spots)
+    near = [np.sum(expected.rows * drawn(job, "tok_small_global", spots).rows, axis=1) for job in (one, many)]
+    assert (near[1] > 0.99).all() and near[1].mean() > near[0].mean()
+    assert np.array_equal(predicted(many, "tok_small_global", spots).rows, expected.rows), "nothing is drawn"
+
+
+def test_what_is_expected_follows_what_was_drawn_before_it(trained: Path) -> None:
+    chained = job_of(trained, ("tok_canny_edge", "tok_small_global"), 3)
+    (_, labels), *_ = chained.expected("tok_small_global", [(0, 0)])
+    assert len(labels) == 3, "one for each of the edges that were drawn"
+    alone = job_of(trained, ("tok_small_global",), 3)
+    ((_, same),) = alone.expected("tok_small_global", [(0, 0)])
+    assert len(same) == 1 and not np.allclose(labels[0], same[0])
+    with pytest.raises(ConfigError, match="has no average"):
+        next(chained.expected("tok_canny_edge", [(0, 0)]))
+    part = job_of(trained, ("tok_small_global",), 2, {"tok_small_global": "50%"})
+    assert not part.averages("tok_small_global") and len(predicted(part, "tok_small_global", [(0, 0)]).rows) == 1
 
 
 def test_what_cannot_be_searched_is_refused(trained: Path) -> None:
