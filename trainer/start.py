@@ -3,8 +3,9 @@
 Started at random, a model learns of each code alone what it means, which takes more photos and steps than a laptop has.
 So rows of the tables and of the heads start from the codebooks of the tokenizers: codes that decode to similar patches
 have similar rows, and what is learned of one holds for its neighbours. Tokens start as large as their places, which
-would drown them otherwise. One head of each cross-attention starts by looking at the place that is asked for, because
-the maps of a view show the same thing at the same place. And the output heads start at the logarithm of how often each
+would drown them otherwise. One head of each cross-attention starts by looking at the place that is asked for and at
+its neighbours, because the maps of a view show the same thing at the same place: without it, learning where to look
+takes most of a laptop's steps. And the output heads start at the logarithm of how often each
 token of each stream occurs in training, by least squares over the decoder's states for a first batch: the first loss is
 that of counting, and only what lies beyond is left to learn. Published models, tied heads and `start: random` are not
 touched.
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.blocks import Attention
+from trainer.blocks import DecoderBlock
 from trainer.evaluate import unigrams
 from trainer.feed import tensors
 from trainer.loader import Blend, Loader
@@ -26,7 +27,8 @@ from trainer.masking import Masker
 from trainer.model import Model
 
 TABLE, MODALITY, HEAD = 1.0, 0.5, 0.03  # root mean square of a row's numbers
-SHARP = 2.0  # times as large as at random: queries and keys of the head that looks at its own place
+SHARP = 5.0  # of queries and keys of the head that looks at its own place
+WAVES = 4  # of rows and of columns that it reads
 OWN = 0.3  # share of a row of a table that no other code has
 SAMPLES, COUNTED = 32, 5_000
 RIDGE = 0.01  # of the mean square of the states
@@ -47,15 +49,24 @@ def start(model: Model, data: Blend, masker: Masker, seed: int) -> None:
 
 
 def _same_place(model: Model) -> None:
-    """Equal queries and keys in the first head of each cross-attention: it looks where the place is most alike."""
-    width = model.size.dim // model.size.heads
+    """The first head of each cross-attention looks at the place that is asked for: its queries and keys read the quickest
+    waves of the positions, which nothing else is written over.
+    """
+    dim = model.size.dim
     if model.size.heads < 2:
         return  # the only head must look at everything
+    waves = torch.arange(WAVES) * max(1, dim // 192)  # about as quick in every size
+    waves = torch.cat([waves + i * (dim // 4) for i in range(4)])  # sine and cosine of the row, and of the column
+    model.modality.weight[:, waves] = 0.0
+    model.context_proj.weight[waves] = 0.0
     for block in model.decoder:
-        attention: Attention = block.cross_attn  # type: ignore[assignment]
-        looks = attention.q.weight[:width] * SHARP
-        attention.q.weight[:width] = looks
-        attention.kv.weight[:width] = looks
+        assert isinstance(block, DecoderBlock)
+        attention = block.cross_attn
+        for writes in (block.self_attn.proj, attention.proj, block.mlp.down):
+            writes.weight[waves] = 0.0
+        for looks in (attention.q.weight[: len(waves)], attention.kv.weight[: len(waves)]):
+            looks.zero_()
+            looks[torch.arange(len(waves)), waves] = SHARP
 
 
 def _alike(model: Model, index: int, codes: Tensor, generator: torch.Generator) -> None:

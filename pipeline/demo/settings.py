@@ -17,16 +17,20 @@ CHANGES = {
     "fit_seconds: 12 ": "fit_seconds: 14 ",
     "train: {}  ": "train: {train}  ",
 }
-STEPS, LEAST, MOST = 600, 400, 4000
-# Many small steps, more asked for than shown, and rows that move by what was said of them: see trainer/config.py.
-TRAIN = "batch: 4, n_in: 64, n_out: 128, lr: 0.001, eps: 0.001"
+LEAST, MOST = 400, 4000
+FEW = 60  # photos; fewer are learned by heart before anything general is
+# Of few photos, many small steps, more asked for than shown, and rows that move by what was said of them (see
+# trainer/config.py); of many, every place of a view is shown, and a step sees more of them.
+TRAIN_FEW = "batch: 4, n_in: 64, n_out: 128, lr: 0.001, eps: 0.001"
+TRAIN_MANY = "batch: 16, n_in: 196, n_out: 128, lr: 0.001"
 
 
-def train_steps(photos: int) -> int:
-    """STEPS for the demo's own photos; with the square root of their number, since what is learned of one helps with the
+def train_settings(photos: int) -> str:
+    """For the section `train`. Steps go with the square root of the photos, since what is learned of one helps with the
     next: twice the photos take 1.4 times as long.
     """
-    return int(min(MOST, max(LEAST, round(STEPS * (photos / len(PHOTOS)) ** 0.5, -1))))
+    at_one, settings = (600 / len(PHOTOS) ** 0.5, TRAIN_FEW) if photos < FEW else (71, TRAIN_MANY)
+    return f"steps: {int(min(MOST, max(LEAST, round(at_one * photos**0.5, -1))))}, {settings}"
 
 
 def demo_config_text(photos: int = len(PHOTOS)) -> str:
@@ -34,7 +38,7 @@ def demo_config_text(photos: int = len(PHOTOS)) -> str:
     text = config_template()
     for old, new in CHANGES.items():
         assert old in text, f"the config template has no line {old!r}"
-        text = text.replace(old, new.replace("{train}", f"{{steps: {train_steps(photos)}, {TRAIN}}}"))
+        text = text.replace(old, new.replace("{train}", f"{{{train_settings(photos)}}}"))
     return text
 
 

@@ -10,9 +10,10 @@ import yaml
 from labelers.core.registry import all_labelers
 from pipeline.config import Config, load_config
 from pipeline.demo.photos import PHOTOS
-from pipeline.demo.settings import count_photos, demo_config_text, train_steps
+from pipeline.demo.settings import count_photos, demo_config_text, train_settings
 from pipeline.errors import ConfigError
 from pipeline.template import config_template
+from trainer.config import TrainConfig
 
 
 def write(folder: Path, text: str) -> str:
@@ -57,12 +58,16 @@ def test_the_template_is_the_default(tmp_path: Path) -> None:
 def test_the_demo_changes_what_it_says() -> None:
     values = yaml.safe_load(demo_config_text())
     assert (values["name"], values["shard_size"], values["tokens"]["views"]) == ("demo", 16, 8)
-    assert values["train"]["steps"] == train_steps(len(PHOTOS)) and "train: {steps:" in demo_config_text(1)
+    assert values["train"] == yaml.safe_load(f"{{{train_settings(len(PHOTOS))}}}")
+    TrainConfig(**values["train"])
 
 
 def test_the_demo_trains_longer_on_more_photos(tmp_path: Path) -> None:
-    steps = [train_steps(n) for n in (1, 21, 84, 195, 10**6)]
-    assert steps == sorted(steps) and steps[2] == 2 * steps[1] and (steps[0], steps[-1]) == (400, 4000)
+    settings = [TrainConfig(**yaml.safe_load(f"{{{train_settings(n)}}}")) for n in (1, 14, 56, 80, 320, 10**6)]
+    tokens = [config.steps * config.batch * config.n_out for config in settings]
+    steps = [config.steps for config in settings]
+    assert tokens == sorted(tokens) and (steps[0], steps[-1]) == (400, 4000)
+    assert steps[2] == pytest.approx(2 * steps[1], abs=10) and steps[4] == pytest.approx(2 * steps[3], abs=10)
     (tmp_path / "deep").mkdir()
     for name in ("a.jpg", "deep/b.PNG", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
