@@ -32,22 +32,36 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, gate_up, down, both = ctx.saved_tensors
         out = grads[0]
-        d_x, d_both, active = torch.empty_like(x), torch.empty_like(both), x.new_empty(len(x), down.shape[1])
+        d_x = torch.empty_like(x)
+        d_gate_up: Tensor | None = None
+        d_down: Tensor | None = None
         for part in _parts(both):
-            (gate, up), (d_gate, d_up) = both[part].chunk(2, dim=-1), d_both[part].chunk(2, dim=-1)
+            d_both = torch.empty_like(both[part])
+            (gate, up), (d_gate, d_up) = both[part].chunk(2, dim=-1), d_both.chunk(2, dim=-1)
             d_active = out[part] @ down
-            silu = torch.ops.aten.silu.out(gate, out=active[part])
+            silu = F.silu(gate)
             torch.mul(d_active, silu, out=d_up)
-            silu.mul_(up)
+            d_down = add_product(d_down, out[part], silu.mul_(up))
             torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
-            torch.mm(d_both[part], gate_up, out=d_x[part])
-        return d_x, d_both.T @ x, out.T @ active
+            torch.mm(d_both, gate_up, out=d_x[part])
+            d_gate_up = add_product(d_gate_up, d_both, x[part])
+        assert d_gate_up is not None and d_down is not None  # there is at least one part
+        return d_x, d_gate_up.to(x.dtype), d_down.to(x.dtype)
 
 
 def _parts(rows: Tensor) -> list[slice]:
     """Rows of a matrix to take at a time."""
     step = len(rows) if rows.device.type != "cpu" else max(1, CACHE // (rows.shape[1] * rows.itemsize))
-    return [slice(at, at + step) for at in range(0, len(rows), max(1, step))]
+    return [slice(at, at + step) for at in range(0, max(1, len(rows)), max(1, step))]
+
+
+def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """total + left^T right, in place; the sum of several is float32, or wider."""
+    if total is None:
+        return left.T @ right
+    if left.dtype == total.dtype and left.dtype.itemsize >= 4:
+        return total.addmm_(left.T, right)
+    return total.float().add_(left.T @ right)
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -62,16 +76,16 @@ def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """Attention by plain products that keeps its weights: on a CPU in bfloat16 twice as fast as the fused kernel.
 
-    q: (B, H, T, D), k, v: (B, H, S, D), hide: broadcastable to (B, H, T, S), True where a query may not look.
+    q: (B, H, T, D), k, v: (B, H, S, D), bias: broadcastable to (B, H, T, S), see `additive`.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, hide: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         batch, heads, rows, dim = ctx.shape = q.shape
         q, k, v = (a.reshape(batch * heads, -1, dim) for a in (q, k, v))
         score = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=dim**-0.5)
-        if hide is not None:
-            score.view(batch, heads, rows, -1).masked_fill_(hide, torch.finfo(score.dtype).min)
+        if bias is not None:
+            score.view(batch, heads, rows, -1).add_(bias)
         weight = torch.softmax(score, dim=-1)
         ctx.save_for_backward(q, k, v, weight)
         return torch.bmm(weight, v).view(batch, heads, rows, dim)
@@ -90,10 +104,23 @@ class _Attention(torch.autograd.Function):
         return d_q.view(ctx.shape), d_k.view(batch, heads, -1, dim), d_v.view(batch, heads, -1, dim), None
 
 
+def additive(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """What is added to the scores of x, for a mask that is True where a query may look: 0 there, the lowest number
+    elsewhere. On a CPU several blocks share the one that is made here; kernels of a GPU take the mask itself.
+    """
+    device = x.device.type
+    if mask is None or mask.is_floating_point() or device != "cpu" or torch.compiler.is_compiling():
+        return mask
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """scaled_dot_product_attention. mask: broadcastable to (B, H, T, S), True where a query may look; None: everywhere."""
+    """scaled_dot_product_attention. mask: broadcastable to (B, H, T, S), True where a query may look, or what is added to
+    the scores; None: everywhere.
+    """
     plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
     if plain and torch.is_grad_enabled() and q.requires_grad:
-        found: Tensor = _Attention.apply(q, k, v, None if mask is None else ~mask)
+        found: Tensor = _Attention.apply(q, k, v, additive(mask, q))
         return found
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

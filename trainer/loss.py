@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.lean import add_product
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
@@ -101,15 +102,6 @@ def score(logits: Tensor, ids: Tensor, surprise: Tensor) -> None:
         share.scatter_add_(1, target, share.new_full(target.shape, -1.0))
         if share is not narrow:
             narrow.copy_(share)
-
-
-def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """total + left^T right, in place; the sum of several is float32."""
-    if total is None:
-        return left.T @ right
-    if left.dtype == total.dtype == torch.float32:
-        return total.addmm_(left.T, right)
-    return total.float().add_(left.T @ right)
 
 
 def target_counts(out_stream: Tensor, out_mask: Tensor, streams: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.blocks import Cache, DecoderBlock, EncoderBlock, Norm, sincos_1d, sincos_2d
+from trainer.lean import additive
 from trainer.streams import Stream, tables
 
 
@@ -147,8 +148,9 @@ class Model(nn.Module):
         if not (bool(in_mask.all()) if full is None else full):
             # A sample that shows nothing looks at its padding: zeros stay zeros through every block, and say nothing.
             mask = (in_mask | ~in_mask.any(dim=1, keepdim=True))[:, None, None, :]
+        look = additive(mask, x)
         for block in self.encoder:
-            x = self._run(block, x, mask)
+            x = self._run(block, x, look)
         return self.context_proj(self.encoder_norm(x)) + place, mask
 
     def _run(self, block: nn.Module, *given: Any) -> Tensor:
@@ -167,8 +169,9 @@ class Model(nn.Module):
         same = stream[:, :, None] == stream[:, None, :]
         before = out_pos[:, None, :] <= out_pos[:, :, None]
         mask = (same & (before | ~(self.causal[out_stream] & out_mask)[:, :, None]))[:, None]
+        looks = additive(mask, x), additive(context_mask, x)
         for block in self.decoder:
-            x = self._run(block, x, mask, context, context_mask)
+            x = self._run(block, x, looks[0], context, looks[1])
         return self.decoder_norm(x)
 
     def query(

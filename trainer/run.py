@@ -32,6 +32,7 @@ from trainer.estimate import (
 )  # fmt: skip
 from trainer.evaluate import Judgement
 from trainer.feed import Feed, Item, on
+from trainer.heap import keep_memory
 from trainer.loader import Blend, Corpus, Loader
 from trainer.loss import stream_weights
 from trainer.masking import Masker
@@ -69,6 +70,8 @@ class Run:
         self.curve: list[tuple[int, float]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.waited, self.norm, self.flops, self.peak = 0.0, 0.0, 0.0, 0.0
+        if self.device.type == "cpu":
+            keep_memory()
 
     def _estimate(self, model: Model) -> Estimate:
         size = SIZES[self.config.size]
