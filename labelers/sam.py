@@ -17,8 +17,9 @@ from labelers.core.labeler import Labeler, Licence, Resources, Sample
 from labelers.core.masks import SAM_EDGE, SAM_INSTANCE, Instance, edges_of, instances, largest_first
 from labelers.core.modality import Label, Null
 from labelers.core.networks import NetworkParams, device
+from labelers.core.sam_encoder import hasten
 from labelers.core.sam_masks import AutomaticMasks, Masks, Settings
-from labelers.core.sam_network import hasten, load_network
+from labelers.core.sam_network import load_network
 
 
 class SamParams(NetworkParams):

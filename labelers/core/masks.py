@@ -67,16 +67,28 @@ def largest_first(masks: Sequence[Instance]) -> list[Instance]:
 
 
 def instance_map(masks: Sequence[Instance], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """int32 (H, W): 0 where there is no mask, else 1 + the index of the last mask there, so of the smallest."""
+    """int32 (H, W): 0 where there is no mask, else 1 + the index of the last mask there, so of the smallest.
+
+    All runs at once: one of length n is two of the largest power of two that is not more than n. What is painted over
+    2 k pixels from some place on is painted over k pixels from there and from k further on, until k is 1.
+    """
     height, width = shape
-    columns = np.zeros(width * height, np.int32)
     for one in masks:
         require(one["mask"]["size"] == [height, width], f"mask: size {one['mask']['size']} in an image {shape}")
-    for number, own in enumerate(Runs.read([one["mask"] for one in masks]).each() if masks else [], 1):
-        ends = own.tolist()
-        for start, stop in zip(ends[::2], ends[1::2], strict=False):  # a last run of zeros has no partner
-            columns[start:stop] = number
-    return np.ascontiguousarray(columns.reshape(width, height).T)
+    front = np.zeros(width * height, np.int32)
+    if not masks:
+        return front.reshape(height, width)
+    starts, stops, owner = Runs.read([one["mask"] for one in masks]).ones()
+    power = np.frexp((stops - starts).astype(np.float64))[1] - 1
+    for k in range(int(power.max(initial=0)), -1, -1):
+        half, wider = 1 << k, front
+        if half < front.size:
+            front = wider.copy()
+            np.maximum(wider[half:], wider[:-half], out=front[half:])
+        own = power == k
+        np.maximum.at(front, starts[own], owner[own] + 1)
+        np.maximum.at(front, stops[own] - half, owner[own] + 1)
+    return np.ascontiguousarray(front.reshape(width, height).T)
 
 
 def mask_overlap(a: Sequence[Instance], b: Sequence[Instance]) -> NDArray[np.float64]:

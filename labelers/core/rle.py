@@ -147,6 +147,12 @@ class Runs:
         """The ends of each mask's runs."""
         return np.split(self.ends, np.cumsum(self.lengths)[:-1])
 
+    def ones(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+        """First pixel and the one after the last of each run of ones, and the number of its mask."""
+        chosen = _places(self.lengths) % 2 == 1
+        owner = np.repeat(np.arange(len(self.lengths), dtype=np.int32), self.lengths)
+        return (self.ends - self.counts)[chosen], self.ends[chosen], owner[chosen]
+
     def areas_and_boxes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pixels of each mask, (n,), and the box round it, (n, 4) x0, y0, x1, y1 pixel edges; zeros for an empty mask."""
         height, width = self.size

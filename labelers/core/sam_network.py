@@ -1,4 +1,4 @@
-"""SAM's network: built from the shapes in a checkpoint of segment_anything, and its image encoder made faster.
+"""SAM's network: built from the shapes in a checkpoint of segment_anything.
 
 ViT-B, ViT-L and ViT-H weights, and tuned ones, need no option: all sizes but one stand in the tensors.
 """
@@ -103,17 +103,3 @@ def load_network(path: Path) -> Any:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path} holds values that are not finite; fetch it again")
     return network.eval().requires_grad_(False)
-
-
-def hasten(encoder: Any, precision: str, compiled: bool) -> None:
-    """The image encoder, which is nearly all of the work, in another number format, or compiled. What decodes points stays
-    in float32: its answers are held against thresholds.
-    """
-    import torch
-
-    dtype = getattr(torch, precision)
-    encoder.to(dtype)
-    encoder.register_forward_pre_hook(lambda _, given: tuple(pixels.to(dtype) for pixels in given))
-    encoder.register_forward_hook(lambda _module, _given, made: made.float())
-    if compiled:
-        encoder.forward = torch.compile(encoder.forward)

@@ -1,9 +1,8 @@
-"""Instance masks: the run-length encoding against COCO's own definition, the label's checks, pictures and edges."""
+"""Instance masks: the label's checks, its order, pictures and edges."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from labelers.core.masks import (
     paint,
 )
 from labelers.core.modality import LabelError
-from labelers.core.rle import decode_rle, encode_rle, pack_counts, unpack_counts
+from labelers.core.rle import decode_rle, encode_rle
 
 MASKS = masks_modality("some_masks", "masks of a test")
 EDGES = edges_modality("some_edges", "edges of a test")
@@ -45,64 +44,6 @@ def label_of(seeds: list[int]) -> list[Any]:
     return largest_first(found)
 
 
-def coco_text(counts: list[int]) -> str:
-    """COCO's compressed counts, one number after the other as its C code does it."""
-    out = []
-    for i, count in enumerate(counts):
-        x, more = count - (counts[i - 2] if i > 2 else 0), True
-        while more:
-            group, x = x & 31, x >> 5
-            more = x != -1 if group & 16 else x != 0
-            out.append(chr(48 + group + 32 * more))
-    return "".join(out)
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 40), min_size=1, max_size=40))
-def test_counts_are_those_of_coco(counts: list[int]) -> None:
-    text = pack_counts(np.array(counts, np.int64))
-    assert text == coco_text(counts)
-    assert unpack_counts(text).tolist() == counts
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
-def test_a_mask_comes_back(height: int, width: int, share: float, seed: int) -> None:
-    mask = np.random.default_rng(seed).random((height, width)) < share
-    rle = encode_rle(mask)
-    back = decode_rle(rle)
-    assert back.dtype == np.bool_
-    assert np.array_equal(back, mask)
-    assert encode_rle(np.asfortranarray(mask)) == rle
-
-
-def test_columns_come_first() -> None:
-    mask = np.zeros((3, 4), bool)
-    mask[1:, 1] = True
-    assert unpack_counts(encode_rle(mask)["counts"]).tolist() == [4, 2, 6]
-    assert encode_rle(mask) == {"size": [3, 4], "counts": "426"}
-    assert unpack_counts(encode_rle(~mask)["counts"]).tolist() == [0, 4, 2, 6]
-
-
-@pytest.mark.parametrize("text", ["", "~", "é", "5P", "/", "Q" * 9 + "0"])
-def test_text_that_is_no_counts_is_refused(text: str) -> None:
-    with pytest.raises(LabelError, match="counts"):
-        unpack_counts(text)
-
-
-@pytest.mark.parametrize("counts", [[5, 3], [5, 8], [3, 0, 9], [-1, 4, 9]])
-def test_runs_that_do_not_fill_the_mask_are_refused(counts: list[int]) -> None:
-    with pytest.raises(LabelError, match="run"):
-        decode_rle({"size": [3, 4], "counts": pack_counts(np.array(counts))})
-
-
-@pytest.mark.parametrize("wrong", [np.ones((3, 3), np.uint8), np.ones((3, 3, 1), bool), np.ones((0, 3), bool)])
-def test_only_bool_masks_are_encoded(wrong: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="bool mask"):
-        encode_rle(wrong)
-
-
 # Labels ---------------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +54,16 @@ def test_area_and_box_are_those_of_the_mask(seed: int, height: int, width: int) 
     y, x = np.nonzero(mask)
     assert one["area"] == mask.sum()
     assert one["box"].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 1000), max_size=6), st.integers(1, 30), st.integers(1, 30))
+def test_the_map_is_painted_mask_after_mask(seeds: list[int], height: int, width: int) -> None:
+    label = largest_first([instance(encode_rle(blob(seed, height, width)), 0.5) for seed in seeds])
+    expected = np.zeros((height, width), np.int32)
+    for number, one in enumerate(label, 1):
+        expected[decode_rle(one["mask"])] = number
+    assert np.array_equal(instance_map(label, (height, width)), expected)
 
 
 @settings(max_examples=50, deadline=None)
@@ -249,16 +200,3 @@ def test_show() -> None:
     assert MASKS.show([], None).pixels.shape == (64, 64, 3)
     large = [square(3000, 1000, (0, 0, 500, 3000))]
     assert paint(large, np.zeros((3000, 1000, 3), np.uint8)).shape == (640, 213, 3)
-
-
-def test_crowds_of_coco_come_back(assets: Path) -> None:
-    """COCO stores crowds as run lengths: they must be ours, character for character, once encoded."""
-    import json
-
-    truth = json.loads((assets / "gt" / "coco_instances_train128.json").read_text())
-    runs = [note["segmentation"] for note in truth["annotations"] if isinstance(note["segmentation"], dict)]
-    if not runs:
-        pytest.skip("no run lengths among the annotations")
-    for rle in runs:
-        mask = decode_rle({"size": rle["size"], "counts": pack_counts(np.array(rle["counts"]))})
-        assert encode_rle(mask)["counts"] == coco_text(rle["counts"])
