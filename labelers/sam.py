@@ -33,7 +33,7 @@ class SamParams(NetworkParams):
     """
 
     points_per_side: int = Field(32, ge=1, le=256)
-    points_per_batch: int = Field(64, ge=1)
+    points_per_batch: int = Field(256, ge=1)
     pred_iou_thresh: float = Field(0.88, ge=0, le=1)
     stability_score_thresh: float = Field(0.95, ge=0, le=1)
     min_area: float = Field(0.0001, ge=0, lt=1)  # 4M-21 keeps boxes of 0.0005 of a view; views cut and enlarge

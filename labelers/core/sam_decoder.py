@@ -69,6 +69,7 @@ class Decoder:
         own = self._net.iou_token.weight
         self._own, self._work = own.dtype, work or own.dtype
         self._where = self._positions()
+        self._where_work = self._where.to(self._work)
         self._norms = [_in(layer.norm4, self._work) for layer in self._layers]
         self._upscaling = _Upscaling(self._net.output_upscaling, self._work)
 
@@ -118,7 +119,7 @@ class Decoder:
             else:
                 features = self._first_told(told, queries, tokens, seen)
             features = self._norms[number](features)
-            placed = features + self._where.to(self._work)
+            placed = features + self._where_work
         last = self._net.transformer.final_attn_token_to_image
         mixed = self._looked(last, queries + tokens, placed, features)
         tokens = self._net.transformer.norm_final_attn(queries + mixed)

@@ -6,8 +6,8 @@ measured by (how little it changes with the threshold) is counted on the device,
 is where it changes, column by column, in one transfer a crop. Areas, boxes, duplicates and run lengths come from those
 places, on threads of the processor, while the device works on the next image; images are resized ahead the same way.
 
-The device is waited for three times a batch of points (how many masks are sure, how many of them stable, how often they
-change) and once a crop.
+The device is waited for once a crop, twice a batch of points (how many masks are sure, and of how many points) and twice
+where those are brought to the image's size (how many are stable, how often they change).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 OFFSET = 1.0  # by how much the threshold is moved, in logits, to see how stable a mask is
 GRIDS = 8  # prompts kept, of the shapes of images met last
 THREADS = 4  # of the processor, beside the device
-ENLARGED_GPU, ENLARGED_CPU = 2**26, 2**22  # pixels of full-size masks at once; few of them stay in a processor's cache
+ENLARGED_GPU, ENLARGED_CPU = 2**27, 2**22  # pixels of full-size masks at once; few of them stay in a processor's cache
 POINTS_CPU = 8  # points at once at most, for the same reason
+DRAWN = 64  # points whose masks are drawn at once: each takes 8 to 24 MB meanwhile
 LAST = np.array([0, 0, 1, 1])  # from the edges of pixels to the last pixel, with which the package compares boxes
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,7 +51,7 @@ class Settings:
     """
 
     points_per_side: int = 32
-    points_per_batch: int = 64
+    points_per_batch: int = 256
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
     nms: float = 0.7
@@ -88,7 +89,6 @@ class AutomaticMasks:
         self.network, self._settings = network, settings
         self._decoder = Decoder(network, work)
         self._side: int = network.image_encoder.img_size
-        self._threshold: float = network.mask_threshold
         on_cpu = self.device.type == "cpu"
         self._points = min(settings.points_per_batch, POINTS_CPU) if on_cpu else settings.points_per_batch
         self._enlarged = ENLARGED_CPU if on_cpu else ENLARGED_GPU
@@ -190,9 +190,10 @@ class AutomaticMasks:
         if not len(point):
             return []
         rows, place = torch.unique_consecutive(point, return_inverse=True)
-        logits = self._decoder.draw(answers.hyper[rows], answers.features[rows])[place, answer]
+        drawn = [self._decoder.draw(answers.hyper[some], answers.features[some]) for some in rows.split(DRAWN)]
+        logits = torch.cat(drawn)[place, answer]
         quality = answers.quality[point, answer]
-        step = max(1, self._enlarged // max(self._side**2, crop.shape[0] * crop.shape[1]))
+        step = max(1, self._enlarged // max(self._side**2, crop.frame[0] * crop.frame[1]))
         parts = []
         for some in range(0, len(logits), step):
             stays, changes, numbers = self._stable(logits[some : some + step], crop)
@@ -213,10 +214,11 @@ class AutomaticMasks:
         stays = torch.arange(len(full), device=full.device)
         if least > 0:
             inner, outer = (
-                (full > self._threshold + off).flatten(1).sum(dim=1, dtype=torch.int32) for off in (OFFSET, -OFFSET)
+                (full > self.network.mask_threshold + off).flatten(1).sum(dim=1, dtype=torch.int32)
+                for off in (OFFSET, -OFFSET)
             )
             stays = (inner / outer >= least).nonzero()[:, 0]
-        return stays, *_changes(full[stays] > self._threshold, crop)
+        return stays, *_changes(full[stays] > self.network.mask_threshold, crop)
 
     def _drawn(self, logits: torch.Tensor, crop: Crop) -> torch.Tensor:
         """Logits (n, w, h) at the pixels of a crop, (n, W, H): to the input's size, without what was padded, to the crop's."""

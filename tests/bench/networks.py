@@ -1,10 +1,9 @@
 """Images a second, where there is a GPU, of networks of full size with random weights, against the transformers pipeline
-API, or segment_anything's own generator as it comes, on the same images in the same run.
+API on the same images in the same run.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,13 @@ import numpy as np
 from labelers.clip import Clip
 from labelers.core.labeler import Labeler, Sample
 from labelers.depth import DepthAnything
+from tests.bench import sam
+from tests.bench.sam import timed
 
 Figures = Iterator[tuple[str, tuple[float | None, str, str, bool | None, str]]]
 NETWORKS = {"depth": DepthAnything, "clip": Clip}
 GOAL = 1.5
 PHOTO = (480, 640)
-SAM_SIZES, SAM_GOAL, SAM_IMAGES = ("vit_b", "vit_h"), 4.0, 16
-EVERY_MASK = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}  # random weights are sure of none
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds of wall clock, a GPU's work included."""
-    import torch
-
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def full_size(name: str, folder: Path) -> Path:
@@ -89,57 +77,9 @@ def against_pipeline(name: str, folder: Path, labeler: Labeler, count: int) -> t
     return ours, ours / theirs
 
 
-def against_generator(size: str, folder: Path, count: int) -> tuple[float, float]:
-    """Images a second of SAM's automatic masks, and how many times that is segment_anything's own generator, in float32 and
-    with its own settings, over the same network.
-    """
-    import torch
-
-    from labelers.core.networks import device
-    from labelers.core.sam_import import segment_anything
-    from labelers.sam import Sam
-
-    network = segment_anything().sam_model_registry[size]()
-    path = folder / f"{size}.pth"
-    torch.save(network.state_dict(), path)
-    theirs = segment_anything().SamAutomaticMaskGenerator(network.eval().to(device()), **EVERY_MASK)
-    labeler = Sam(Sam.Params(precision="bfloat16", **EVERY_MASK), {"checkpoint": path})
-    labeler.setup()
-    rng = np.random.default_rng(0)
-    samples = [Sample(str(i), rng.integers(0, 256, (*PHOTO, 3), np.uint8)) for i in range(count)]
-
-    @torch.no_grad()
-    def generate(chosen: Sequence[Sample]) -> None:
-        for sample in chosen:
-            theirs.generate(sample.image)
-
-    labeler.label(samples[:1])  # warm
-    generate(samples[:1])
-    ours = count / timed(lambda: labeler.label(samples))
-    return ours, ours / (count / timed(lambda: generate(samples)))
-
-
-def sam_on_gpu(folder: Path) -> Figures:
-    """SAM ViT-B and ViT-H."""
-    import torch
-
-    there = torch.cuda.is_available()
-    for size in SAM_SIZES:
-        found, times = against_generator(size, folder, SAM_IMAGES) if there else (None, None)
-        how = "needs a GPU"
-        if there:
-            how = f"{torch.cuda.get_device_name()}, random weights, bfloat16 encoder, {SAM_IMAGES} images, every mask kept"
-        yield f"sam_{size}_gpu_images_a_second", (found, "images/s", "-", None, how)
-        met = None if times is None else times >= SAM_GOAL
-        yield (
-            f"sam_{size}_gpu_against_generator",
-            (times, "times the package's generator", f">= {SAM_GOAL:g}", met, how),
-        )
-
-
 def on_gpu(folder: Path) -> Figures:
     """SAM; Depth Anything V2 Small and CLIP ViT-B/16, in half precision."""
-    yield from sam_on_gpu(folder)
+    yield from sam.on_gpu(folder)
     yield from of_pipelines(folder)
 
 

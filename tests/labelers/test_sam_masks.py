@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from labelers.core.sam_crops import crops_of, point_grid
+from labelers.core.sam_decoder import Decoder
+from labelers.core.sam_encoder import hasten
 from labelers.core.sam_import import segment_anything
 from labelers.core.sam_masks import AutomaticMasks, Masks, Settings
 from tests.labelers.corpus import scene
@@ -118,3 +123,92 @@ def test_each_choice_removes_a_part() -> None:
     ]
     assert counts[0] <= 3 * 36
     assert counts == sorted(set(counts), reverse=True)
+
+
+# The device -----------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_made_where_the_network_is() -> None:
+    """What names no device would be made on one that holds no values, and could not be used together with the rest."""
+    network, image = exact_network(), scene(70, 50)
+    hasten(network.image_encoder, "float64", compiled=False)
+    for least in (halfway(network, image, 4), OFF):
+        settings = Settings(points_per_side=4, nms=0.6, crop_layers=1, images=3, **least)
+        (expected,) = ours(network, [image], settings)
+        with torch.device("meta"):
+            (found,) = ours(network, [image], settings)
+        assert records(found) == records(expected)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        if name in ("nonzero", "unique_consecutive", "_local_scalar_dense", "masked_select", "equal"):
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_device_is_waited_for_a_few_times_a_batch() -> None:
+    network, image = exact_network(), scene(48, 32)
+    generator = AutomaticMasks(network, Settings(points_per_side=6, points_per_batch=6, **halfway(network, image, 6)))
+    (expected,) = generator.find([image], lambda _, masks: masks)  # now the prompts are kept
+    assert len(expected.quality) > 3
+    with Waits() as waits:
+        generator.find([image], lambda _, masks: masks)
+    assert set(waits.seen) == {"nonzero", "unique_consecutive"}
+    assert len(waits.seen) <= 4 * 6
+
+
+def test_the_encoder_runs_once_a_group_and_prompts_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, sizes, grids = exact_network(), list[int](), list[int]()
+    encode, grid = network.image_encoder.forward, Decoder.grid
+    monkeypatch.setattr(network.image_encoder, "forward", lambda x: (sizes.append(len(x)), encode(x))[1])
+    monkeypatch.setattr(Decoder, "grid", lambda self, x: (grids.append(len(x)), grid(self, x))[1])
+    ours(network, [scene(48, 32, seed=i) for i in range(5)], Settings(points_per_side=3, images=2, nms=0.6, **OFF))
+    assert sizes == [2, 2, 2]  # the last with a blank image beside it
+    assert grids == [9]
+
+
+def test_masks_are_drawn_only_for_points_with_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, drawn, draw = exact_network(), list[int](), Decoder.draw
+    monkeypatch.setattr(Decoder, "draw", lambda self, hyper, x: (drawn.append(len(x)), draw(self, hyper, x))[1])
+    image = scene(48, 32)
+    everything = theirs(network, image, points_per_side=6, **OFF, box_nms_thresh=1)
+    best = float(np.mean(sorted(one["predicted_iou"] for one in everything)[-2:]))
+    ours(network, [image], Settings(points_per_side=6, pred_iou_thresh=best, stability_score_thresh=0, nms=1))
+    assert drawn == [1]
+
+
+@pytest.mark.parametrize("work", [torch.bfloat16, torch.float16])
+def test_half_precision_where_positions_are(work: torch.dtype) -> None:
+    """Answers stay about the same; what thresholds are held against keeps its format."""
+    network = tiny_network().requires_grad_(False)
+    exact, half = Decoder(network), Decoder(network, work)
+    embedding, points = torch.randn(32, 4, 4), torch.rand(20, 2, dtype=torch.float64) * 64
+    found = []
+    for decoder in (exact, half):
+        answers = decoder.ask(decoder.see(embedding), decoder.grid(points))
+        found.append((answers.quality, decoder.draw(answers.hyper, answers.features)))
+    (quality, logits), (near_quality, near_logits) = found
+    assert near_quality.dtype == near_logits.dtype == torch.float32
+    assert (quality - near_quality).abs().max() < 0.05 * quality.std()
+    assert ((logits > 0) != (near_logits > 0)).float().mean() < 0.02
+
+
+# Crops and grids ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", [(480, 640), (1000, 31), (7, 7)])
+def test_crops_and_grids_are_those_of_the_package(frame: tuple[int, int]) -> None:
+    package = segment_anything().utils.amg
+    boxes, layers = package.generate_crop_boxes(frame, 3, 512 / 1500)
+    found = crops_of(0, frame, 3)
+    assert [list(crop.box) for crop in found] == boxes
+    assert [crop.layer for crop in found] == layers
+    assert np.array_equal(point_grid(5), package.build_point_grid(5))
