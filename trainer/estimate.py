@@ -91,9 +91,12 @@ def memory(model: Model, config: TrainConfig, world: int) -> int:
 
 
 def precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """What products are computed in, None for float32."""
+    """What products are computed in, None for float32. "auto": bfloat16 where the device multiplies it by itself."""
     if config.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else None
+        able = device.type == "cuda"
+        if device.type == "cpu":
+            able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if able else None
     return torch.bfloat16 if config.precision == "bf16" else None
 
 

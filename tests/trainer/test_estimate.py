@@ -16,7 +16,7 @@ from tests.trainer.corpus import CAPTION, EDGES, METADATA, RGB, STREAMS, TINY, a
 from trainer import estimate as module
 from trainer import loss
 from trainer.config import TrainConfig
-from trainer.estimate import check_memory, head_flops, memory, skeleton, trunk_flops
+from trainer.estimate import check_memory, head_flops, memory, precision, skeleton, trunk_flops
 from trainer.logs import LINES, numbers, read_lines
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
@@ -48,7 +48,7 @@ def test_published_trunks_to_one_percent(size: str, trunk: float) -> None:
 
 def test_arithmetic_is_what_torch_counts(ds: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "ROWS", 1)  # without padding
-    run = Run(open_corpus(ds, 0.0), config())
+    run = Run(open_corpus(ds, 0.0), config(precision="fp32"))
     item = run.feed.make()
     with FlopCounterMode(display=False) as counter:
         run.backward(item)
@@ -186,3 +186,14 @@ def test_any_number_of_modalities(tmp_path: Path) -> None:
     for specs in ((RGB,), (RGB, EDGES, CAPTION), (CAPTION, METADATA)):
         world = write_world(tmp_path / str(len(specs)) / specs[0].name, SIZES_OF, specs=specs)
         assert train(world, config(steps=2, tensorboard=False)).steps == 2
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_by_itself_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+    cpu = torch.device("cpu")
+    assert precision(config(), cpu) == (torch.bfloat16 if able else None)
+    assert (
+        precision(config(precision="fp32"), cpu) is None and precision(config(), torch.device("cuda")) == torch.bfloat16
+    )
+    assert precision(config(precision="bf16"), cpu) == torch.bfloat16
