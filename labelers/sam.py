@@ -24,12 +24,12 @@ from labelers.core.sam_network import load_network
 
 class SamParams(NetworkParams):
     """precision: of the image encoder, and of the decoder where it works on the whole image; what is held against thresholds
-    is float32. compile: of the image encoder. points_per_side: points of the grid along each side. points_per_batch: points
-    at once, for memory; a CPU takes fewer. pred_iou_thresh: least quality the network gives its own mask.
-    stability_score_thresh: least overlap of a mask with itself at a stricter threshold. min_area: least share of the image.
-    nms: of masks whose boxes overlap by more, the best is kept. max_masks: the best are kept. crop_layers: layer i asks
-    again on 4**i crops, for small things; of masks of one thing that of the smallest crop is kept.
-    crop_points_downscale_factor: a layer has so many times fewer points a side than the one before.
+    is float32. compile: of both. points_per_side: points of the grid along each side. points_per_batch: points at once, for
+    memory; a CPU takes fewer. pred_iou_thresh: least quality the network gives its own mask. stability_score_thresh: least
+    overlap of a mask with itself at a stricter threshold. min_area: least share of the image. nms: of masks whose boxes
+    overlap by more, the best is kept. max_masks: the best are kept. crop_layers: layer i asks again on 4**i crops, for
+    small things; of masks of one thing that of the smallest crop is kept. crop_points_downscale_factor: a layer has so many
+    times fewer points a side than the one before.
     """
 
     points_per_side: int = Field(32, ge=1, le=256)
@@ -69,7 +69,7 @@ class Sam(Labeler):
             p.points_per_side, p.points_per_batch, p.pred_iou_thresh, p.stability_score_thresh, p.nms, p.crop_layers,
             p.crop_points_downscale_factor, images=self.resources.batch if network.device.type == "cuda" else 1,
         )  # fmt: skip
-        self.generator = AutomaticMasks(network, settings, getattr(torch, p.precision))
+        self.generator = AutomaticMasks(network, settings, getattr(torch, p.precision), p.compile)
 
     def label(self, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
         images = [sample.image for sample in samples]

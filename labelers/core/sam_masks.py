@@ -84,10 +84,17 @@ class _Part:
 class AutomaticMasks:
     """Finds masks with a Sam of segment_anything; see `Settings`."""
 
-    def __init__(self, network: Any, settings: Settings, work: torch.dtype | None = None) -> None:
-        """work: the number format of the decoder's large tensors; None: the weights'."""
+    def __init__(
+        self, network: Any, settings: Settings, work: torch.dtype | None = None, compiled: bool = False
+    ) -> None:
+        """work: the number format of the decoder's large tensors; None: the weights'. compiled: the decoder, by torch.compile."""
+        import torch
+
         self.network, self._settings = network, settings
         self._decoder = Decoder(network, work)
+        self._ask, self._draw = self._decoder.ask, self._decoder.draw
+        if compiled:
+            self._ask, self._draw = torch.compile(self._ask), torch.compile(self._draw, dynamic=True)
         self._side: int = network.image_encoder.img_size
         on_cpu = self.device.type == "cpu"
         self._points = min(settings.points_per_batch, POINTS_CPU) if on_cpu else settings.points_per_batch
@@ -184,13 +191,13 @@ class AutomaticMasks:
         """The good masks of one batch of points, `before` points of the crop having been asked already."""
         import torch
 
-        answers, least = self._decoder.ask(seen, grid), self._settings.pred_iou_thresh
+        answers, least = self._ask(seen, grid), self._settings.pred_iou_thresh
         good = answers.quality > least if least > 0 else torch.ones_like(answers.quality, dtype=torch.bool)
         point, answer = good.nonzero(as_tuple=True)
         if not len(point):
             return []
         rows, place = torch.unique_consecutive(point, return_inverse=True)
-        drawn = [self._decoder.draw(answers.hyper[some], answers.features[some]) for some in rows.split(DRAWN)]
+        drawn = [self._draw(answers.hyper[some], answers.features[some]) for some in rows.split(DRAWN)]
         logits = torch.cat(drawn)[place, answer]
         quality = answers.quality[point, answer]
         step = max(1, self._enlarged // max(self._side**2, crop.frame[0] * crop.frame[1]))
