@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -90,7 +90,14 @@ def memory(model: Model, config: TrainConfig, world: int) -> int:
     return int(state + samples * size.dim * width * kept + parameters * 4 / share * 0.5)
 
 
-def precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+class Precise(Protocol):
+    """Settings that say what products are computed in."""
+
+    @property
+    def precision(self) -> str: ...
+
+
+def precision(config: Precise, device: torch.device) -> torch.dtype | None:
     """What products are computed in, None for float32. "auto": bfloat16 where the device multiplies it by itself."""
     if config.precision == "auto":
         able = device.type == "cuda"

@@ -1,130 +1,161 @@
 """`manymodal generate --tour`: one page that shows what steers a model, on photos of the data set.
 
-Guidance, chaining, palettes, metadata and inpainting, each as far as the data set has the modalities for it.
+Guidance, chaining, palettes, metadata and inpainting, each as far as the data set has the modalities for it, beside the
+same generation without it, and with numbers that say how far the result follows (see stops.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
+
+from labelers.core.modality import Label, Null
 from labelers.core.show import Cell, Picture, Words
 from pipeline.dataset import Dataset
+from pipeline.gallery.page import KeyFigure
 from pipeline.gallery.sheet import Row, Section, Sheet
 from trainer.checkpoint import MODEL
-from trainer.generate.job import Job, Spot
+from trainer.generate.decoding import Part
+from trainer.generate.given import region
+from trainer.generate.job import Job, Result, Spot
 from trainer.generate.order import make_order, pictures_of
 from trainer.generate.page import given_cells, label_cell, stamp
+from trainer.generate.stops import Made, Numbers, Stop, Way, stops
 from trainer.lexicon import Lexicon
-from trainer.predict import Predictor
+from trainer.predict import Predictor, trained_targets
 
-TARGET = "rgb"
 STEPS = 12
-PALETTES = {"reds": "#c01818 #ff7a5c #3a0505", "blues": "#0b2f8a #58a6ff #041028", "greens": "#1f7a1f #9be07a #06240a"}
-REGIONS = ("left", "right", "centre", "border")
+USUAL = {"steps": STEPS, "temperature": 1.0, "top_p": 0.9}
 
 
-@dataclass(frozen=True)
-class Column:
-    """One way to make the target. head: in words; sources, given, common: see make_order; before: made first, chained."""
+class Tour:
+    """The page in the making. seed: of the noise, the same for every way of a sample."""
 
-    head: str
-    sources: tuple[str, ...] = ()
-    given: tuple[tuple[str, str], ...] = ()
-    common: tuple[tuple[str, Any], ...] = ()
-    before: tuple[str, ...] = ()
+    def __init__(self, ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], seed: int) -> None:
+        self.ds, self.predictor, self.model, self.spots, self.seed = ds, predictor, model, list(spots), seed
+        self.lexicon = Lexicon(ds)
 
+    def have(self) -> set[str]:
+        """The modalities that data set and model share, and that the model learned to predict."""
+        names = list(self.predictor.streams)
+        asked = trained_targets(self.predictor.record, names)
+        return {n.removeprefix("tok_") for n in self.lexicon.recipes if n in names and (asked is None or n in asked)}
 
-@dataclass(frozen=True)
-class Stop:
-    """One section of the page."""
-
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-
-
-def stops(have: set[str]) -> Iterator[Stop]:
-    """The sections a data set with these modalities can show."""
-    columns: tuple[Column, ...]
-    says = next((n for n in ("caption", "minilm_caption", "clip_global", "dinov2_global") if n in have), None)
-    shape = next((n for n in ("canny_edge", "sam_edge", "depth", "normal") if n in have), None)
-    if says:
-        heads = tuple(Column(f"guidance {g:g}", (says,), common=(("guidance", g),)) for g in (0.0, 1.0, 2.0, 4.0))
-        yield Stop(
-            f"Guidance: rgb from {says}",
-            "0 sees nothing, 1 is the model as it is, more follows the condition further.",
-            heads,
+    def job(self, way: Way, target: str) -> Job:
+        common = {**USUAL, "seed": self.seed, **dict(way.common)}
+        targets = [*way.before, target]
+        order = make_order(
+            self.ds, way.sources, targets, dict(way.given), common, [], way.chain, True, 0, 0, 1, self.model
         )
-    if says and shape and "dinov2_global" in have and says != "dinov2_global":
-        ways = (
-            Column("directly", (says,)), Column("by way of dinov2_global", (says,), before=("dinov2_global",)),
-            Column(f"by way of dinov2_global and {shape}", (says,), before=("dinov2_global", shape)),
-        )  # fmt: skip
-        yield Stop(f"Chaining: rgb from {says}", "Each finished modality conditions the next; rgb comes last.", ways)
-    if shape and "color_palette" in have:
-        columns = tuple(
-            Column(name, (shape,), (("color_palette", text),), (("guidance", 2.0),)) for name, text in PALETTES.items()
-        )
-        yield Stop(
-            f"Palettes: rgb from {shape} and three colours",
-            "The same edges, another palette.",
-            (Column("none", (shape,)), *columns),
-        )
-    if shape and "metadata" in have:
-        columns = tuple(
-            Column(f"brightness {b}", (shape,), (("metadata", f"brightness={b}"),), (("guidance", 3.0),))
-            for b in (30, 120, 220)
-        )
-        yield Stop(
-            f"Metadata: rgb from {shape} and a brightness", "One field is given, the rest is left open.", columns
-        )
-    columns = tuple(Column(f"{region} given", given=((TARGET, region),)) for region in REGIONS)
-    yield Stop("Inpainting: rgb from a part of itself", "What was given stays; the rest is filled in.", columns)
+        return Job(self.ds, self.predictor, order)
+
+    def make(self, job: Job, way: Way, target: str) -> tuple[list[Result], list[Made | None]]:
+        """What a way makes of every sample; None where one lacks what it would be made from."""
+        results = list(job.run(self.spots))
+        name = f"tok_{target}"
+        own_ids = [job.own(name, spot) for spot in self.spots]
+        parts = [self._part(name, way, target, ids, r.id) for ids, r in zip(own_ids, results, strict=True)]
+        for result, part in zip(results, parts, strict=True):
+            tokens = result.tokens[0][name]
+            if way.pasted and part is not None and tokens is not None:
+                result.tokens[0][name] = np.where(part.known, part.ids, tokens)
+        names = [f"tok_{n}" for n in (*way.before, target)]
+        decoded = {n: self.lexicon.decode(n, [r.tokens[0][n] for r in results]) for n in names}
+        own = self.lexicon.decode(name, own_ids)
+        made: list[Made | None] = []
+        for i, part in enumerate(parts):
+            labels = {n.removeprefix("tok_"): label for n in names if (label := _real(decoded[n][i])) is not None}
+            whole = len(labels) == len(names) and (part is not None or not (way.pasted or way.given_of(target)))
+            made.append(Made(labels, _real(own[i]), part, self.lexicon.spec(name).grid) if whole else None)
+        return results, made
+
+    def _part(self, name: str, way: Way, target: str, own: np.ndarray | None, id: str) -> Part | None:
+        text = way.pasted or way.given_of(target)
+        return None if own is None or not text else Part(own, region(self.lexicon.spec(name), text, id))
+
+    # -- the page
+
+    def section(self, stop: Stop, pictures: dict[Spot, np.ndarray]) -> tuple[Section, list[KeyFigure]]:
+        """One stop as a table, and what it comes to."""
+        heads, marks = ["photo"], [""]
+        table: list[list[Cell | None]] = [[Picture(pictures[s]) if s in pictures else None] for s in self.spots]
+        numbers: dict[str, list[Numbers]] = {}
+        seen: set[str] = {"tok_rgb"}
+
+        def column(head: str, mark: str, cells: Sequence[Cell | None]) -> None:
+            heads.append(head)
+            marks.append(mark)
+            for row, cell in zip(table, cells, strict=True):
+                row.append(cell)
+
+        for way in stop.ways:
+            job = self.job(way, stop.target)
+            results, made = self.make(job, way, stop.target)
+            found = [{} if one is None else stop.measure(way, one) for one in made]
+            numbers[way.head] = found
+            for name, cells in given_cells(job, self.spots, pictures).items():
+                text = dict(way.given).get(name.removeprefix("tok_"), "")
+                if f"{name}{text}" not in seen:
+                    column(name.removeprefix("tok_"), "given", cells)
+                seen.add(f"{name}{text}")
+            for name in way.before:
+                if name not in seen:
+                    column(name, "generated first", [self._cell(name, one, {}) for one in made])
+                seen.add(name)
+            why = [r.reasons[f"tok_{stop.target}"] for r in results]
+            cells = [
+                self._cell(stop.target, one, own) or Words(reason or "the sample has none", muted=True)
+                for one, own, reason in zip(made, found, why, strict=True)
+            ]
+            column(way.head, "generated", cells)
+        rows = [
+            Row(self.ds.index(k)[i].uri.rsplit("/", 1)[-1], cells)
+            for (k, i), cells in zip(self.spots, table, strict=True)
+        ]
+        return Section(stop.title, heads, rows, stop.note, marks), _figures(stop, numbers)
+
+    def _cell(self, target: str, made: Made | None, numbers: Numbers) -> Cell | None:
+        if made is None:
+            return None
+        cell = label_cell(self.lexicon, f"tok_{target}", made.labels[target])
+        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
+        return replace(cell, caption=words) if isinstance(cell, Picture) else cell
 
 
 def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], seed: int, view_seed: int) -> Sheet:
     """The page. ConfigError where the model does not predict rgb."""
-    predictor.stream(f"tok_{TARGET}")
-    have = {n.removeprefix("tok_") for n in Lexicon(ds).recipes if n in predictor.streams}
+    predictor.require_target("tok_rgb")
+    made = Tour(ds, predictor, model, spots, seed)
     pictures = pictures_of(ds, spots, 0, view_seed)
-    sections = []
-    for stop in stops(have):
-        heads, marks = ["photo"], [""]
-        table: list[list[Cell | None]] = [[Picture(pictures[s]) if s in pictures else None] for s in spots]
-        for column in stop.columns:
-            common = {"steps": STEPS, "temperature": 1.0, "top_p": 0.9, "seed": seed, **dict(column.common)}
-            targets = [*column.before, TARGET]
-            order = make_order(ds, column.sources, targets, dict(column.given), common, [], True, True, 0, 0, 1, model)
-            job = Job(ds, predictor, order)
-            results = list(job.run(spots))
-            made = job.lexicon.decode(f"tok_{TARGET}", [r.tokens[0][f"tok_{TARGET}"] for r in results])
-            shown = given_cells(job, spots, pictures)
-            own = column is stop.columns[0] or bool(column.given)
-            for name, cells in shown.items() if own else ():
-                if name.removeprefix("tok_") in column.sources and column is not stop.columns[0]:
-                    continue
-                heads.append(name.removeprefix("tok_"))
-                marks.append("given")
-                for row, cell in zip(table, cells, strict=True):
-                    row.append(cell)
-            heads.append(column.head)
-            marks.append("generated")
-            for row, label, result in zip(table, made, results, strict=True):
-                cell = label_cell(job.lexicon, f"tok_{TARGET}", label)
-                row.append(cell if cell is not None else Words(result.reasons[f"tok_{TARGET}"], muted=True))
-        rows = [Row(ds.index(k)[i].uri.rsplit("/", 1)[-1], cells) for (k, i), cells in zip(spots, table, strict=True)]
-        sections.append(Section(stop.title, heads, rows, stop.note, marks))
+    done = [made.section(stop, pictures) for stop in stops(made.have())]
     record = predictor.record
     facts = [
         ("checkpoint", f"{model}, step {record['step']}, sha256 {record['sha256'][MODEL]}"),
         ("decoding", f"{STEPS} rounds, cosine, temperature 1, top-p 0.9, seed {seed}; what differs is in the heads"),
     ]
     return Sheet(
-        "What steers the model",
-        sections,
-        f"rgb, made in {sum(len(s.columns) for s in stops(have))} ways",
-        facts=facts,
-        made=stamp(),
-    )
+        "What steers the model", [section for section, _ in done],
+        f"the same generation with and without, means over {len(made.spots)} photos",
+        [figure for _, figures in done for figure in figures], facts, stamp(),
+    )  # fmt: skip
+
+
+def _real(label: Label | Null | None) -> Label | None:
+    return None if isinstance(label, Null) else label
+
+
+def _figures(stop: Stop, numbers: dict[str, list[Numbers]]) -> list[KeyFigure]:
+    """Means over the samples, without and with."""
+    found = []
+    for number, without, steered in stop.pairs:
+        means = []
+        for head in (without, steered):
+            values = [one.get(number) if number else next(iter(one.values()), None) for one in numbers[head]]
+            known = [v for v in values if v is not None]
+            means.append(f"{np.mean(known):.3g}" if known else "-")
+        name = number or next((n for one in numbers[steered] for n in one), "")
+        kind = stop.title.partition(":")[0].lower()
+        found.append(KeyFigure(" → ".join(means), f"{kind}: {name.replace('_', ' ')}, {without} → {steered}"))
+    return found

@@ -63,9 +63,12 @@ class Encoder(nn.Module):
         """Positions of a stream, (T, d)."""
         return self.places[stream.name] if stream.learned else getattr(self, _buffer(stream))
 
-    def forward(self, inputs: Mapping[str, Tensor], real: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Mapping[str, Tensor], real: Mapping[str, Tensor] | None = None, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """inputs: int64 (B, T) tokens of each stream, padded with anything; float (B, T, width) of value streams. real:
-        bool (B, T) of streams with padding or samples that lack them, all True where absent. At least one stream.
+        bool (B, T) of streams with padding or samples that lack them, all True where absent. At least one stream. chosen:
+        int64 (B, m), numbers of the tokens of each sample that are looked at, all where None.
 
         Features (B, n, d), streams side by side in the encoder's order, and which of them are real, bool (B, n).
         """
@@ -79,6 +82,8 @@ class Encoder(nn.Module):
             parts.append((own + self.place(s)[: x.shape[1]] + self.modality.weight[index]) * mask[..., None])
             masks.append(mask)
         x, mask = torch.cat(parts, dim=1), torch.cat(masks, dim=1)
+        if chosen is not None:
+            x, mask = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2])), mask.gather(1, chosen)
         seen = None if bool(mask.all()) else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.blocks:
             x = block(x, seen)

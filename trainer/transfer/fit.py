@@ -7,9 +7,9 @@ sample is judged by the mean over its views, a map by view 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from trainer.estimate import precision
 from trainer.generate.job import Spot
 from trainer.loader import Corpus
 from trainer.streams import Stream, Tokens
@@ -30,8 +31,11 @@ FORWARD = 32  # samples at a time where nothing is learned
 
 
 class TransferConfig(BaseModel):
-    """frozen: only the head learns. scratch: the encoder starts from nothing. encoder_lr: times lr, of the encoder.
-    test: share of every shard that is judged and never learned from.
+    """frozen: only the head learns. scratch: the encoder starts from nothing. encoder_lr: times lr, of the encoder's last
+    block; layer_decay: times that, of each block before it; both for an encoder that has learned something, one from
+    nothing takes lr throughout. shown: tokens a sample shows while it is learned from, drawn anew each time, as in the
+    training of the model; null: all, as when it is judged, and for maps always. test: share of every shard that is judged
+    and never learned from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,8 +44,11 @@ class TransferConfig(BaseModel):
     scratch: bool = False
     steps: int = Field(200, ge=1)
     batch: int = Field(16, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    encoder_lr: float = Field(0.3, ge=0)
+    lr: float = Field(3e-3, gt=0)
+    encoder_lr: float = Field(0.1, ge=0)
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    shown: int | None = Field(64, ge=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     weight_decay: float = Field(0.05, ge=0)
     test: float = Field(0.3, gt=0, lt=1)
     seed: int = Field(0, ge=0)
@@ -101,33 +108,67 @@ def fit(
     order = np.concatenate(
         [rng.permutation(len(learned)) for _ in range(1 + config.steps * config.batch // len(learned))]
     )
-    kept = _features(encoder, inputs, learned) if config.frozen else None
-    groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "scale": 1.0}]
-    if not config.frozen:
-        groups.append({"params": list(encoder.parameters()), "scale": 1.0 if config.scratch else config.encoder_lr})
+    groups: list[dict[str, Any]] = [{"params": list(head.parameters()), "scale": 1.0}, *_layers(encoder, config)]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
+    dtype = precision(config, device)
+    cast = torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    with cast:
+        kept = _features(encoder, inputs, learned) if config.frozen else None
     curve = []
     encoder.train(not config.frozen)
     for step in range(config.steps):
         chosen = order[step * config.batch : (step + 1) * config.batch]
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["scale"] * _rate(step, config.steps)
-        if kept is None:
-            features, real = encoder(*inputs([learned[i] for i in chosen]))
-        else:
-            features, real = (part[chosen].to(device) for part in kept)
+        with cast:
+            if kept is None:
+                tokens, there = inputs([learned[i] for i in chosen])
+                seen = None if task.dense else _drawn(there, encoder.streams, config.shown, generator)
+                features, real = encoder(tokens, there, seen)
+            else:
+                features, real = (part[chosen].to(device) for part in kept)
+            out = head(features, real).float()
         wanted = torch.from_numpy(np.stack([truth[learned[i]] for i in chosen])).to(device)
-        loss = task.loss(head(features, real), wanted)
+        loss = task.loss(out, wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
         optimizer.step()
         curve.append(float(loss.detach()))
         progress("transfer", step + 1, config.steps, f"loss {curve[-1]:.3f}" if (step + 1) % 50 == 0 else "")
-    scores = judge(encoder, head, task, inputs, truth, test)
+    with cast:
+        scores = judge(encoder, head, task, inputs, truth, test)
     return Transferred(
         encoder.eval(), head.eval(), scores, len({p[:2] for p in learned}), len(_judged(truth, test)), curve
     )
+
+
+def _layers(encoder: Encoder, config: TransferConfig) -> list[dict[str, Any]]:
+    """Parameters with their share of the rate: of a learned encoder, the deeper they lie the less they are changed."""
+    if config.frozen:
+        return []
+    if config.scratch:
+        return [{"params": list(encoder.parameters()), "scale": 1.0}]
+    depth = len(encoder.blocks)
+    found: list[dict[str, Any]] = [
+        {"params": [], "scale": config.encoder_lr * config.layer_decay ** (depth - at)} for at in range(depth + 1)
+    ]
+    for name, value in encoder.named_parameters():
+        part, number, *_ = [*name.split("."), ""]
+        found[int(number) + 1 if part == "blocks" else depth if part == "norm" else 0]["params"].append(value)
+    return found
+
+
+def _drawn(
+    real: Mapping[str, Tensor], streams: Sequence[Stream], count: int | None, generator: torch.Generator
+) -> Tensor | None:
+    """Numbers (B, count) of tokens to look at, drawn among the real ones of each sample; None for all."""
+    there = torch.cat([real[s.name] for s in streams], dim=1)
+    if count is None or count >= there.shape[1]:
+        return None
+    turn = torch.rand(there.shape, generator=generator).to(there.device)
+    return torch.where(there, turn, -1.0).topk(count, dim=1).indices
 
 
 def _rate(step: int, steps: int) -> float:

@@ -88,21 +88,30 @@ class Classify(Task):
 
 
 class Present(Task):
-    """Which classes a sample's view shows, many at once, from its boxes (det): those with at least `least` samples."""
+    """Which classes a sample's view shows, many at once, from its boxes (det): those with at least `least` samples.
+
+    groups: class -> the name it goes by here, such as that of a coarser class.
+    """
 
     name = "present"
 
-    def __init__(self, ds: Dataset, least: int = 8, only: Sequence[str] = ()) -> None:
+    def __init__(
+        self, ds: Dataset, least: int = 8, only: Sequence[str] = (), groups: Mapping[str, str] | None = None
+    ) -> None:
+        self.groups = dict(groups or {})
         counts: dict[str, int] = {}
         for k in ds.shards():
             for label in ds.labels(all_modalities()["det"], k):
-                for name in set() if isinstance(label, Null) else {box["label"] for box in label}:
+                for name in set() if isinstance(label, Null) else self._names(label):
                     counts[name] = counts.get(name, 0) + 1
         self.classes = sorted(n for n, c in counts.items() if (n in only if only else c >= least))
         if not self.classes:
             most = sorted(counts, key=lambda n: -counts[n])[:5]
             raise ConfigError(f"det: no class that was asked for is in {least} samples; the most frequent are {most}")
         self.outputs = len(self.classes)
+
+    def _names(self, boxes: Sequence[Mapping[str, Any]]) -> set[str]:
+        return {self.groups.get(box["label"], box["label"]) for box in boxes}
 
     def truth(self, ds: Dataset, views: int, seed: int) -> Truth:
         from tokenize_shards.grammar_boxes import cut_detections
@@ -114,7 +123,7 @@ class Present(Task):
                 if isinstance(label, Null):
                     continue
                 for view, box in enumerate(shard.views[row]):
-                    seen = {one["label"] for one in cut_detections(label, box)}
+                    seen = self._names(cut_detections(label, box))
                     found[k, row, view] = np.array([name in seen for name in self.classes], np.float32)
         return found
 

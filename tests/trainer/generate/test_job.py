@@ -19,7 +19,11 @@ from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, number_of
 from tests.trainer.trained import config_of
 from trainer.generate.chain import in_order
+from trainer.generate.given import region
+from trainer.generate.stops import Way
+from trainer.generate.tour import Tour
 from trainer.lexicon import Lexicon
+from trainer.predict import Predictor
 
 
 def generate(
@@ -174,6 +178,24 @@ def test_palettes_have_every_size(trained: Path) -> None:
 
 def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
     page = Path(run_tour(config_of(trained), rows=1)).read_text()
-    for words in ("Guidance: rgb from caption", "Palettes: rgb from canny_edge", "brightness 220", "centre given"):
+    for words in ("Guidance: canny_edge from rgb", "Palettes: rgb from canny_edge", "brightness 220", "border given"):
         assert words in page
-    assert page.count("generated</small>") == 4 + 4 + 3 + 4, "chaining needs an embedding that this data set has not"
+    assert page.count("generated</small>") == 3 + 4 + 3 + 4, "chaining needs edges of SAM, which this data set has not"
+    assert (
+        "guidance: edge f1, weight 0 → weight 3" in page and "inpainting: seam, left, pasted over → left given" in page
+    )
+
+
+def test_what_is_given_stays_and_what_is_pasted_is_the_same_picture_without_it(trained: Path) -> None:
+    ds, model = Dataset.open(str(trained)), Predictor.load(trained / "_models" / "model")
+    tour = Tour(ds, model, "model", [(0, 0), (0, 1)], 0)
+    given, pasted = Way("a", given=(("rgb", "left"),)), Way("b", pasted="left")
+    with_it, without = (tour.make(tour.job(way, "rgb"), way, "rgb")[0] for way in (given, pasted))
+    known = region(tour.lexicon.spec("tok_rgb"), "left", "")
+    for one, other in zip(with_it, without, strict=True):
+        own = tour.job(given, "rgb").own("tok_rgb", one.spot)
+        assert own is not None and known.any() and not known.all()
+        assert np.array_equal(one.tokens[0]["tok_rgb"][known], own[known])
+        assert np.array_equal(other.tokens[0]["tok_rgb"][known], own[known])
+    free = next(tour.job(Way("c"), "rgb").run([(0, 0)])).tokens[0]["tok_rgb"]
+    assert np.array_equal(without[0].tokens[0]["tok_rgb"][~known], free[~known])

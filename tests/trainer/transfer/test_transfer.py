@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, DamageError
 from tests.trainer.corpus import STREAMS, lively_model, tiny_model, tokens_of
 from tests.trainer.trained import config_of
 from trainer.transfer.encoder import Encoder
+from trainer.transfer.fit import TransferConfig, _drawn, _layers
 from trainer.transfer.tasks import Depth, Head, Segment
 
 NAMES = ["tok_rgb", "tok_caption"]
@@ -127,10 +128,39 @@ def _model(root: Path) -> Any:
     return load_model(root / "_models" / "model")[0]
 
 
+def test_deeper_layers_change_less_and_one_from_nothing_changes_everywhere() -> None:
+    encoder = Encoder.of_model(lively_model(), NAMES)
+    groups = _layers(encoder, TransferConfig(encoder_lr=0.2, layer_decay=0.5))
+    scales = {id(p): g["scale"] for g in groups for p in g["params"]}
+    assert len(scales) == len(list(encoder.parameters())), "each once"
+    depth = len(encoder.blocks)
+    assert scales[id(encoder.norm.weight)] == 0.2
+    assert scales[id(next(encoder.blocks[0].parameters()))] == pytest.approx(0.2 * 0.5 ** (depth - 1))
+    assert scales[id(encoder.modality.weight)] == pytest.approx(0.2 * 0.5**depth)
+    (whole,) = _layers(encoder, TransferConfig(scratch=True))
+    assert whole["scale"] == 1.0 and not _layers(encoder, TransferConfig(frozen=True))
+
+
+@torch.no_grad()
+def test_tokens_that_are_looked_at_are_drawn_among_the_real_ones() -> None:
+    encoder = Encoder.of_model(lively_model(), NAMES).eval()
+    tokens, real = inputs()
+    everything = {"tok_rgb": torch.ones_like(tokens["tok_rgb"], dtype=torch.bool), **real}
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_drawn(everything, encoder.streams, 6, generator) for _ in range(2)]
+    assert drawn[0].shape == (2, 6) and not torch.equal(*drawn)
+    there = torch.cat([everything[s.name] for s in encoder.streams], 1)
+    assert there.gather(1, drawn[0]).all() and all(len(set(row.tolist())) == 6 for row in drawn[0])
+    assert _drawn(everything, encoder.streams, None, generator) is None
+    whole = torch.arange(there.shape[1]).flip(0).expand(2, -1)
+    features, mask = encoder(tokens, everything, whole)
+    expected, order = encoder(tokens, everything)[0].flip(1), there.flip(1)
+    assert torch.equal(mask, order) and torch.allclose(features[order], expected[order], atol=1e-5)
+
+
 def test_a_little_task_is_learned_by_heart(trained: Path, tmp_path: Path) -> None:
     """Judged on nothing it has seen, but it must be able to learn: the loss goes down."""
     from trainer.predict import Predictor
-    from trainer.transfer.fit import TransferConfig
     from trainer.transfer.job import run
 
     ds = Dataset.open(str(trained))

@@ -1,0 +1,36 @@
+"""Numbers of how far a generation follows are what they say on pictures that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from labelers.core.registry import all_modalities
+from trainer.generate.effect import agreement, colour_distance, colours_of, off, seam
+
+
+def test_colours_of_a_picture_and_those_asked_for() -> None:
+    colours = colours_of("#ff0000 #0000ff")
+    assert colours.tolist() == [[255, 0, 0], [0, 0, 255]]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[:2] = (255, 0, 0)
+    picture[2:] = (0, 30, 215)
+    assert colour_distance(picture, colours) == pytest.approx(0.5 * np.hypot(30, 40))
+
+
+def test_the_first_metric_is_what_labels_agree_by() -> None:
+    line, other = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
+    line[2], other[6] = 255, 255
+    canny = all_modalities()["canny_edge"]
+    assert agreement(canny, line, line) == {"edge_f1": 1.0} and agreement(canny, line, other)["edge_f1"] < 0.01
+
+
+def test_a_seam_is_a_step_where_given_and_made_meet() -> None:
+    rng = np.random.default_rng(0)
+    known = np.zeros((4, 4), bool)
+    known[:, :2] = True
+    even = np.repeat(rng.integers(90, 110, (32, 32, 1)), 3, axis=2).astype(np.uint8)
+    step = even.copy()
+    step[:, :16] += 100
+    assert seam(even, known) == pytest.approx(1, abs=0.2) and seam(step, known) > 8
+    assert off(even, step, known) == 100 and off(even, step, ~known) == 0

@@ -1,0 +1,59 @@
+"""How far a generation follows what steered it: a number for each way to steer."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from labelers.core.modality import Label, Modality
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3)
+Bools = npt.NDArray[np.bool_]
+
+
+def colours_of(text: str) -> npt.NDArray[np.float64]:
+    """(n, 3) in 0..255 of a text like "#ff8800 #002244"."""
+    found = re.findall(r"#([0-9a-fA-F]{6})", text)
+    return np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in found], np.float64)
+
+
+def colour_distance(picture: Picture, colours: npt.NDArray[np.float64]) -> float:
+    """Mean distance in RGB, 0..441, from each pixel to the nearest of the colours."""
+    pixels = picture.reshape(-1, 3).astype(np.float64)
+    return float(np.mean(np.min([np.linalg.norm(pixels - colour, axis=1) for colour in colours], axis=0)))
+
+
+def agreement(modality: Modality, a: Label, b: Label) -> dict[str, float]:
+    """The first metric by which labels of a modality are compared; empty where these two define none."""
+    return dict(list(modality.compare(a, b).items())[:1])
+
+
+def places(grid: Bools, height: int, width: int) -> Bools:
+    """(height, width) pixels of the tokens that are True in a grid (rows, columns)."""
+    y, x = np.arange(height) * grid.shape[0] // height, np.arange(width) * grid.shape[1] // width
+    return np.asarray(grid[np.ix_(y, x)])
+
+
+def off(picture: Picture, other: Picture, grid: Bools) -> float:
+    """Mean difference of two pictures of one size, 0..255, at the tokens that are True in a grid (rows, columns)."""
+    where = places(grid, *picture.shape[:2])
+    return float(np.abs(picture.astype(np.float64) - other)[where].mean())
+
+
+def seam(picture: Picture, known: Bools) -> float:
+    """Steps between neighbouring pixels where given and made tokens meet, over those between tokens that were made: 1
+    where no seam shows. known: (rows, columns), the given tokens.
+    """
+    height, width = picture.shape[:2]
+    given, grey = places(known, height, width), picture.astype(np.float64).mean(-1)
+    cells = np.arange(height) * known.shape[0] // height, np.arange(width) * known.shape[1] // width
+    meets, elsewhere = [], []
+    for axis, cell in enumerate(cells):
+        step = np.abs(np.diff(grey, axis=axis))
+        before, after = np.delete(given, -1, axis), np.delete(given, 0, axis)
+        between = np.expand_dims(np.diff(cell) > 0, 1 - axis)
+        meets.append(step[before != after])
+        elsewhere.append(step[~before & ~after & between])
+    return float(np.concatenate(meets).mean() / max(np.concatenate(elsewhere).mean(), 1e-9))

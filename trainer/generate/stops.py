@@ -1,0 +1,162 @@
+"""What the tour shows: ways to steer a generation, beside the same generation without, and what is measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from labelers.core.modality import Label
+from labelers.core.registry import all_modalities
+from trainer.generate import effect
+from trainer.generate.decoding import Part
+
+PALETTES = {"reds": "#c01818 #ff7a5c #3a0505", "blues": "#0b2f8a #58a6ff #041028", "greens": "#1f7a1f #9be07a #06240a"}
+BRIGHTNESS = (30, 220)
+REGIONS = ("left", "border")
+SHAPES = ("canny_edge", "sam_edge", "depth", "normal")
+SAYS = ("caption", "minilm_caption", "clip_global", "dinov2_global")
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One sample as one way made it. labels: by modality, what was made before the target among them; own: the sample's
+    own of the target; part: what was given of the target, or put over it; grid: rows and columns of its tokens.
+    """
+
+    labels: Mapping[str, Label]
+    own: Label | None
+    part: Part | None
+    grid: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make the target. head: in words; sources, given, common: see make_order; before: made first; chain:
+    whether the target sees it. pasted: a region of the sample's own tokens that is put over the result.
+    """
+
+    head: str
+    sources: tuple[str, ...] = ()
+    given: tuple[tuple[str, str], ...] = ()
+    common: tuple[tuple[str, float], ...] = ()
+    before: tuple[str, ...] = ()
+    chain: bool = True
+    pasted: str = ""
+
+    def given_of(self, target: str) -> str:
+        """What is given of the target itself; empty where nothing is."""
+        return dict(self.given).get(target, "")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One section of the page. measure: the numbers of what a way made. pairs: (number, the way without, the way with),
+    what the page sums up.
+    """
+
+    title: str
+    note: str
+    target: str
+    ways: tuple[Way, ...]
+    measure: Callable[[Way, Made], Numbers]
+    pairs: tuple[tuple[str, str, str], ...]
+
+
+def stops(have: set[str]) -> Iterator[Stop]:
+    """What can be shown with these modalities, all of them ones that the model predicts."""
+    shape = next((n for n in SHAPES if n in have), None)
+    says = next((n for n in SAYS if n in have), None)
+    if shape and "rgb" in have:
+        yield _guidance(shape)
+    if says and have >= {"canny_edge", "sam_edge"}:
+        yield _chaining(says, "canny_edge", "sam_edge")
+    if shape and have >= {"rgb", "color_palette"}:
+        yield _palettes(shape)
+    if shape and have >= {"rgb", "metadata"}:
+        yield _brightness(shape)
+    if "rgb" in have:
+        yield _inpainting()
+
+
+def _guidance(target: str) -> Stop:
+    def measure(way: Way, made: Made) -> Numbers:
+        return {} if made.own is None else effect.agreement(all_modalities()[target], made.labels[target], made.own)
+
+    ways = tuple(Way(f"weight {g:g}", ("rgb",), common=(("guidance", g),)) for g in (0.0, 1.0, 3.0))
+    note = (
+        f"0 sees nothing, 1 is the model as it is, 3 follows the photo further; compared with the photo's own {target}."
+    )
+    return Stop(f"Guidance: {target} from rgb", note, target, ways, measure, (("", "weight 0", "weight 3"),))
+
+
+def _chaining(says: str, first: str, second: str) -> Stop:
+    def measure(way: Way, made: Made) -> Numbers:
+        return effect.agreement(all_modalities()[second], made.labels[second], made.labels[first])
+
+    ways = (
+        Way("side by side", (says,), before=(first,), chain=False),
+        Way("one after the other", (says,), before=(first,)),
+    )
+    note = f"Drawn with the same noise. Chained, {second} sees the {first} that was just made; compared with that."
+    title = f"Chaining: {first}, then {second}, from {says}"
+    return Stop(title, note, second, ways, measure, (("", ways[0].head, ways[1].head),))
+
+
+def _palettes(shape: str) -> Stop:
+    def measure(way: Way, made: Made) -> Numbers:
+        asked = PALETTES if way.head == "no palette" else {way.head: PALETTES[way.head]}
+        picture = np.asarray(made.labels["rgb"])
+        return {f"to {name}": effect.colour_distance(picture, effect.colours_of(text)) for name, text in asked.items()}
+
+    asked = tuple(
+        Way(name, (shape,), (("color_palette", text),), (("guidance", 3.0),)) for name, text in PALETTES.items()
+    )
+    note = "The same edges and noise, another palette; mean distance (0..441) from a pixel to the nearest colour asked for."
+    pairs = tuple((f"to {name}", "no palette", name) for name in PALETTES)
+    return Stop(
+        f"Palettes: rgb from {shape} and three colours",
+        note,
+        "rgb",
+        (Way("no palette", (shape,)), *asked),
+        measure,
+        pairs,
+    )
+
+
+def _brightness(shape: str) -> Stop:
+    def measure(way: Way, made: Made) -> Numbers:
+        return {"brightness": float(np.asarray(made.labels["rgb"]).mean())}
+
+    asked = tuple(
+        Way(f"brightness {b}", (shape,), (("metadata", f"brightness={b}"),), (("guidance", 3.0),)) for b in BRIGHTNESS
+    )
+    note = "One field of the metadata is given, the rest is left open; mean brightness of the picture, 0..255."
+    low, high = (way.head for way in asked)
+    ways = (Way("no brightness", (shape,)), *asked)
+    return Stop(
+        f"Metadata: rgb from {shape} and a brightness", note, "rgb", ways, measure, (("brightness", low, high),)
+    )
+
+
+def _inpainting() -> Stop:
+    def measure(way: Way, made: Made) -> Numbers:
+        assert made.part is not None and made.grid is not None, "a part of a grid was given"
+        picture, known = np.asarray(made.labels["rgb"]), made.part.known.reshape(made.grid)
+        return {"seam": effect.seam(picture, known)} | (
+            {} if made.own is None else {"off inside": effect.off(picture, np.asarray(made.own), ~known)}
+        )
+
+    ways = tuple(
+        way
+        for region in REGIONS
+        for way in (Way(f"{region}, pasted over", pasted=region), Way(f"{region} given", given=(("rgb", region),)))
+    )
+    note = (
+        "Pasted over, what was given is put over a picture made without it. seam: steps between neighbouring pixels "
+        "where given and made meet, over those elsewhere; off inside: mean difference (0..255) of what was made from the photo."
+    )
+    pairs = tuple((n, f"{r}, pasted over", f"{r} given") for r in REGIONS for n in ("seam", "off inside"))
+    return Stop("Inpainting: rgb from a part of itself", note, "rgb", ways, measure, pairs)
