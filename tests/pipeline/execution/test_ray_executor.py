@@ -5,28 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import Limits
 from pipeline.errors import Incomplete
-from pipeline.execution.ray_executor import RayExecutor, start_ray
+from pipeline.execution.ray_executor import RayExecutor
 from pipeline.execution.work import MAX_ATTEMPTS, Crew, Done, Pool
 from pipeline.plan import Item
 from pipeline.records import Commit
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    import ray
-
-    start_ray()
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 class Notes:
