@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt, see <malloc.h>
-NEVER = (1 << 31) - 1
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt, see <malloc.h>
+NEVER, LARGE = (1 << 31) - 1, 32 << 20  # bytes; larger arrays go back as before, glibc allows no more
 
 
 def keep_memory() -> bool:
-    """From now on nothing that is freed goes back to the system, what was freed so far does. Whether the C library could
-    be told so.
+    """From now on arrays of up to LARGE bytes do not go back to the system when they are freed; what was freed so far does.
+    Whether the C library could be told so.
     """
     try:
         library = ctypes.CDLL(None)
@@ -23,4 +23,4 @@ def keep_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # another C library, or another system
         return False
     trim(0)
-    return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, NEVER))
+    return bool(mallopt(MMAP_THRESHOLD, LARGE)) and bool(mallopt(TRIM_THRESHOLD, NEVER))
