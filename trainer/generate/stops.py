@@ -16,7 +16,7 @@ PALETTES = {"reds": "#c01818 #ff7a5c #3a0505", "blues": "#0b2f8a #58a6ff #041028
 BRIGHTNESS = (30, 220)
 REGIONS = ("left", "border")
 SHAPES = ("canny_edge", "sam_edge", "depth", "normal")
-SAYS = ("caption", "minilm_caption", "clip_global", "dinov2_global")
+SAYS = ("dinov2_global", "clip_global", "minilm_caption", "caption")
 Numbers = dict[str, float]
 
 
@@ -68,11 +68,11 @@ class Stop:
 def stops(have: set[str]) -> Iterator[Stop]:
     """What can be shown with these modalities, all of them ones that the model predicts."""
     shape = next((n for n in SHAPES if n in have), None)
-    says = next((n for n in SAYS if n in have), None)
+    says = next((n for n in SAYS if n in have), None)  # of the whole picture, without places
     if shape and "rgb" in have:
         yield _guidance(shape)
-    if says and have >= {"canny_edge", "sam_edge"}:
-        yield _chaining(says, "canny_edge", "sam_edge")
+    if says and have >= {"rgb", "color_palette"}:
+        yield _chaining(says)
     if shape and have >= {"rgb", "color_palette"}:
         yield _palettes(shape)
     if shape and have >= {"rgb", "metadata"}:
@@ -92,17 +92,21 @@ def _guidance(target: str) -> Stop:
     return Stop(f"Guidance: {target} from rgb", note, target, ways, measure, (("", "weight 0", "weight 3"),))
 
 
-def _chaining(says: str, first: str, second: str) -> Stop:
+def _chaining(source: str) -> Stop:
     def measure(way: Way, made: Made) -> Numbers:
-        return effect.agreement(all_modalities()[second], made.labels[second], made.labels[first])
+        palette = np.asarray(made.labels["color_palette"][0], np.float64)
+        return {"distance": effect.colour_distance(np.asarray(made.labels["rgb"]), palette)}
 
     ways = (
-        Way("side by side", (says,), before=(first,), chain=False),
-        Way("one after the other", (says,), before=(first,)),
+        Way("side by side", (source,), before=("rgb",), chain=False),
+        Way("one after the other", (source,), before=("rgb",)),
     )
-    note = f"Drawn with the same noise. Chained, {second} sees the {first} that was just made; compared with that."
-    title = f"Chaining: {first}, then {second}, from {says}"
-    return Stop(title, note, second, ways, measure, (("", ways[0].head, ways[1].head),))
+    note = (
+        "With the same noise. Chained, the palette sees the picture that was just made; mean distance (0..441) from a pixel "
+        "of that to the nearest colour of the palette."
+    )
+    title = f"Chaining: rgb, then color_palette, from {source}"
+    return Stop(title, note, "color_palette", ways, measure, (("distance", ways[0].head, ways[1].head),))
 
 
 def _palettes(shape: str) -> Stop:

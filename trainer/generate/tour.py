@@ -110,6 +110,8 @@ class Tour:
                 for one, own, reason in zip(made, found, why, strict=True)
             ]
             column(way.head, "generated", cells)
+            if any(found) and not any(isinstance(cell, Picture) for cell in cells):
+                column(way.head, "measured", [Words(_words(one)) if one else None for one in found])
         rows = [
             Row(self.ds.index(k)[i].uri.rsplit("/", 1)[-1], cells)
             for (k, i), cells in zip(self.spots, table, strict=True)
@@ -120,8 +122,7 @@ class Tour:
         if made is None:
             return None
         cell = label_cell(self.lexicon, f"tok_{target}", made.labels[target])
-        words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
-        return replace(cell, caption=words) if isinstance(cell, Picture) else cell
+        return replace(cell, caption=_words(numbers)) if isinstance(cell, Picture) else cell
 
 
 def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], seed: int, view_seed: int) -> Sheet:
@@ -140,6 +141,10 @@ def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], s
         f"the same generation with and without, means over {len(made.spots)} photos",
         [figure for _, figures in done for figure in figures], facts, stamp(),
     )  # fmt: skip
+
+
+def _words(numbers: Numbers) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items())
 
 
 def _real(label: Label | Null | None) -> Label | None:

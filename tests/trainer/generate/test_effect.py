@@ -22,7 +22,11 @@ def test_the_first_metric_is_what_labels_agree_by() -> None:
     line, other = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
     line[2], other[6] = 255, 255
     canny = all_modalities()["canny_edge"]
-    assert agreement(canny, line, line) == {"edge_f1": 1.0} and agreement(canny, line, other)["edge_f1"] < 0.01
+    assert agreement(canny, line, line)["correlation"] == pytest.approx(1)
+    assert agreement(canny, line, other)["correlation"] < 0
+    assert agreement(canny, line, np.full((8, 8), 255, np.uint8)) == {"correlation": 0.0}, "all edges say nothing"
+    features = all_modalities()["dinov2_global"]
+    assert agreement(features, np.ones(4, np.float16), np.ones(4, np.float16)) == {"cosine": 1.0}
 
 
 def test_a_seam_is_a_step_where_given_and_made_meet() -> None:

@@ -180,9 +180,11 @@ def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
     page = Path(run_tour(config_of(trained), rows=1)).read_text()
     for words in ("Guidance: canny_edge from rgb", "Palettes: rgb from canny_edge", "brightness 220", "border given"):
         assert words in page
-    assert page.count("generated</small>") == 3 + 4 + 3 + 4, "chaining needs edges of SAM, which this data set has not"
+    assert "Chaining: rgb, then color_palette, from caption" in page and page.count("generated first</small>") == 1
+    assert page.count("generated</small>") == 3 + 2 + 4 + 3 + 4
     assert (
-        "guidance: edge f1, weight 0 → weight 3" in page and "inpainting: seam, left, pasted over → left given" in page
+        "guidance: correlation, weight 0 → weight 3" in page
+        and "inpainting: seam, left, pasted over → left given" in page
     )
 
 
