@@ -106,7 +106,7 @@ class Tour:
                 seen.add(name)
             why = [r.reasons[f"tok_{stop.target}"] for r in results]
             cells = [
-                self._cell(stop.target, one, own) or Words(reason or "the sample has none", muted=True)
+                self._cell(stop.target, one, own) or Words(reason or "none, or no whole one was drawn", muted=True)
                 for one, own, reason in zip(made, found, why, strict=True)
             ]
             column(way.head, "generated", cells)
@@ -152,15 +152,17 @@ def _real(label: Label | Null | None) -> Label | None:
 
 
 def _figures(stop: Stop, numbers: dict[str, list[Numbers]]) -> list[KeyFigure]:
-    """Means over the samples, without and with."""
+    """Means without and with, over the samples that have both."""
     found = []
     for number, without, steered in stop.pairs:
-        means = []
-        for head in (without, steered):
-            values = [one.get(number) if number else next(iter(one.values()), None) for one in numbers[head]]
-            known = [v for v in values if v is not None]
-            means.append(f"{np.mean(known):.3g}" if known else "-")
         name = number or next((n for one in numbers[steered] for n in one), "")
+        both = [
+            (a[name], b[name])
+            for a, b in zip(numbers[without], numbers[steered], strict=True)
+            if name in a and name in b
+        ]
+        value = " → ".join(f"{mean:.3g}" for mean in np.mean(both, axis=0)) if both else "-"
         kind = stop.title.partition(":")[0].lower()
-        found.append(KeyFigure(" → ".join(means), f"{kind}: {name.replace('_', ' ')}, {without} → {steered}"))
+        label = f"{kind}: {name.replace('_', ' ')}, {without} → {steered}"
+        found.append(KeyFigure(value, label, f"{len(both)} of {len(numbers[steered])} photos"))
     return found
