@@ -114,6 +114,10 @@ def decode(
         )
     targets = []
     for name in only or have:
+        if spec_of(ds.recipe(have[name])).kind == "values":
+            if name in only:
+                raise ConfigError(f"{name}: holds the labels as they are, so there is nothing to decode.")
+            continue
         recipe = decode_recipe(ds, (name, have[name]), view)
         modality_of(recipe["modality"])
         targets.append(target_of(ds, (recipe["modality"], ds.put_recipe(recipe))))
@@ -171,7 +175,7 @@ def decode_views(spec: TokenSpec, tokenizer: Tokenizer, rows: Sequence[np.ndarra
     """Tokens of views as labels of the modality."""
     if not len(rows):
         return []
-    made = tokenizer.decode(rows if spec.kind == "sequence" else np.stack(rows))
+    made = tokenizer.decode(rows if tokenizer.tokens is None else np.stack(rows))
     return [label if isinstance(label, Null) else as_label(spec, label) for label in made]
 
 

@@ -64,4 +64,5 @@ def encode_rows(tokenizer: Tokenizer, rows: Sequence[Sequence[Cut] | Null]) -> l
 
 
 def _encode(tokenizer: Tokenizer, flat: Sequence[Cut]) -> Any:
-    return tokenizer.encode(np.stack(flat) if isinstance(flat[0], np.ndarray) else flat)
+    alike = isinstance(flat[0], np.ndarray) and tokenizer.tokens is not None
+    return tokenizer.encode(np.stack(flat) if alike else flat)

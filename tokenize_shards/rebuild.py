@@ -27,7 +27,7 @@ from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import Row, open_tokens, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import MakeTokenWorker, TokenTarget
-from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+from tokenize_shards.tokenizer import Tokenizer
 
 
 def spec_of(recipe: dict[str, Any]) -> TokenSpec:
@@ -48,8 +48,9 @@ def token_target_of(ds: Dataset, ref: Ref) -> TokenTarget | None:
         labeler = target_of(ds, [(name, computed)])
         if labeler is None:
             return None
+    digest = recipe["weights"].get("tokenizer", {}).get("sha256")
     return TokenTarget(
-        f"{ref[0]}@{ref[1]}", (spec,), labeler, {ref[0]: recipe["weights"]["tokenizer"]["sha256"]},
+        f"{ref[0]}@{ref[1]}", (spec,), labeler, {ref[0]: digest} if digest else {},
         {ref[0]: ref[1]}, tuple(recipe["reads"].items()), recipe["params"]["views"], recipe["params"]["seed"],
     )  # fmt: skip
 
@@ -94,8 +95,11 @@ class TokenCheck:
             target = token_target_of(ds, ref)
             self._made[ref] = None
             if target is not None:
-                tokenizer = load_tokenizer(ds.weights_path(target.tokenizers[ref[0]]))
-                self._made[ref] = target, tokenizer, target.labeler.build(ds) if target.labeler else None
+                self._made[ref] = (
+                    target,
+                    target.encoders(ds)[ref[0]],
+                    target.labeler.build(ds) if target.labeler else None,
+                )
         return self._made[ref]
 
 
@@ -117,7 +121,7 @@ def _write_without(source: Path, target: Path, ids: set[str], inputs: Mapping[st
         if sample in ids or len(whole) != len(views):
             rows.append(Null(REMOVED if sample in ids else shard.reasons[sample]))
         else:
-            rows.append(np.stack(whole) if shard.fixed is not None else whole)
+            rows.append(list(whole))
     write_tokens(target, replace(shard.meta, inputs=dict(inputs)), shard.ids, rows)
 
 
@@ -134,6 +138,8 @@ def token_column(ds: Dataset, name: str) -> Column:
         return rows
 
     def show(label: np.ndarray, image: Any) -> Cell:
+        if label.ndim == 2:
+            return Words(f"{len(label)} vectors of {label.shape[1]} numbers")
         return Words(" ".join(map(str, label[:64].tolist())) + (" ..." if len(label) > 64 else ""))
 
     return Column(read, tokens, show)

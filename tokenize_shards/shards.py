@@ -1,7 +1,8 @@
 """Token shards: Arrow IPC files the loader memory-maps; one uncompressed record batch, rows in index order.
 
     id           string
-    tokens       fixed-width: fixed_size_list<uint16>[views * tokens]; ragged: fixed_size_list<list<uint16>>[views]
+    tokens       fixed-width: fixed_size_list<uint16>[views * tokens]; ragged: fixed_size_list<list<uint16>>[views];
+                 vectors in place of tokens: fixed_size_list<list<fixed_size_list<float16>[width]>>[views]
     null_reason  string, set where tokens is null
 
 The schema carries one JSON string that says what the file is made from. Equal tokens give equal bytes. Any Arrow reader
@@ -15,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +29,8 @@ from pipeline.errors import DamageError
 KEY = b"manymodal"
 FORMAT = 1
 # (views, tokens), or one array a view, or why there is none
-Row = NDArray[np.uint16] | Sequence[NDArray[np.uint16]] | Null
+Cells = NDArray[np.uint16] | NDArray[np.float16]
+Row = Cells | Sequence[Cells] | Null
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class TokenMeta:
     """What a token shard holds and is made from.
 
     modality: token modality, "tok_rgb". tokens: how many a view has; None where they are ragged. vocab: tokens are
-    0..vocab-1. recipe: recipe8. inputs: modality -> sha256 of the shard it was computed from.
+    0..vocab-1. recipe: recipe8. inputs: modality -> sha256 of the shard it was computed from. width: numbers in a vector
+    where a shard holds vectors (it is then ragged, and has no vocab), 1 where no row has any; 0: it holds tokens.
     """
 
     modality: str
@@ -44,6 +48,7 @@ class TokenMeta:
     vocab: int
     recipe: str
     inputs: Mapping[str, str] = field(default_factory=dict)
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class TokenShard:
 
     fixed: uint16 (n, views, tokens), zeros where not valid; None for a ragged shard. Ragged shards have values, uint16
     (total,), and offsets, int64 (n * views + 1,): view v of row i is values[offsets[j] : offsets[j + 1]] with
-    j = i * views + v. valid: bool (n,). reasons: why, by id, for the rows that are not valid.
+    j = i * views + v; of vectors values is float16 (total, width). valid: bool (n,). reasons: why, by id, for the rows
+    that are not valid.
     """
 
     ids: list[str]
@@ -60,20 +66,20 @@ class TokenShard:
     valid: NDArray[np.bool_]
     reasons: dict[str, str]
     fixed: NDArray[np.uint16] | None = None
-    values: NDArray[np.uint16] | None = None
+    values: Cells | None = None
     offsets: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def tokens(self) -> NDArray[np.uint16] | tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    def tokens(self) -> NDArray[np.uint16] | tuple[Cells, NDArray[np.int64]]:
         """The (n, views, tokens) array, or (values, offsets)."""
         if self.fixed is not None:
             return self.fixed
         return self._ragged()
 
-    def row(self, i: int, view: int) -> NDArray[np.uint16] | None:
+    def row(self, i: int, view: int) -> Cells | None:
         """Tokens of one view of row i; None where the row is null."""
         if not self.valid[i]:
             return None
@@ -83,7 +89,7 @@ class TokenShard:
         at = i * self.meta.views + view
         return values[offsets[at] : offsets[at + 1]]
 
-    def _ragged(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    def _ragged(self) -> tuple[Cells, NDArray[np.int64]]:
         if self.values is None or self.offsets is None:
             raise ValueError(f"{self.meta.modality}: a shard holds either fixed tokens, or values and offsets")
         return self.values, self.offsets
@@ -100,10 +106,12 @@ def write_tokens(path: Path, meta: TokenMeta, ids: Sequence[str], rows: Sequence
         raise ValueError(f"{meta.modality}: {len(rows)} rows of tokens for {len(ids)} ids")
     null = np.array([isinstance(row, Null) for row in rows], bool)
     cells = [_cells(meta, id, row) for id, row in zip(ids, rows, strict=True)]
-    values = np.concatenate([cell for row in cells for cell in row] or [np.zeros(0, np.uint16)])
-    if len(values) and values.max() >= meta.vocab:
-        raise ValueError(f"{meta.modality}: token {values.max()} is outside the vocabulary of {meta.vocab}")
-    inner, width = pa.array(values, pa.uint16()), meta.views * (meta.tokens or 1)
+    values = np.concatenate([cell for row in cells for cell in row] or [_empty(meta, 0)])
+    if problem := _problem(meta, values):
+        raise ValueError(f"{meta.modality}: {problem}")
+    inner, width = pa.array(values.reshape(-1)), meta.views * (meta.tokens or 1)
+    if meta.width:
+        inner = pa.FixedSizeListArray.from_arrays(inner, type=_cell_type(meta))
     if meta.tokens is None:
         lengths = [len(cell) for row in cells for cell in row]
         inner = pa.ListArray.from_arrays(pa.array(np.cumsum([0, *lengths]), pa.int32()), inner)
@@ -116,17 +124,31 @@ def write_tokens(path: Path, meta: TokenMeta, ids: Sequence[str], rows: Sequence
         writer.write_batch(batch)
 
 
-def _cells(meta: TokenMeta, id: str, row: Row) -> list[NDArray[np.uint16]]:
+def _empty(meta: TokenMeta, length: int) -> Cells:
+    return np.zeros((length, meta.width), np.float16) if meta.width else np.zeros(length, np.uint16)
+
+
+def _problem(meta: TokenMeta, values: Cells) -> str:
+    """What is wrong with the values of a shard, or an empty string."""
+    if meta.width:
+        return "" if np.isfinite(values).all() else "a vector holds numbers that are not finite"
+    top = int(values.max(initial=0))
+    return f"token {top} is outside the vocabulary of {meta.vocab}" if values.size and top >= meta.vocab else ""
+
+
+def _cells(meta: TokenMeta, id: str, row: Row) -> list[Cells]:
     """The views of one row as arrays; a Null takes zeros of the fixed width, or empty arrays."""
     if isinstance(row, Null):
         if not row.reason:
             raise ValueError(f"{meta.modality}: the null of sample {id} gives no reason")
-        return [np.zeros(meta.tokens or 0, np.uint16)] * meta.views
+        return [_empty(meta, meta.tokens or 0)] * meta.views
     cells = list(row)
     shapes = [getattr(cell, "shape", None) for cell in cells]
-    right = all(s is not None and len(s) == 1 and meta.tokens in (None, s[0]) for s in shapes)
-    if len(cells) != meta.views or not right or any(cell.dtype != np.uint16 for cell in cells):
-        wanted = f"{meta.views} views of {'any number of' if meta.tokens is None else meta.tokens} uint16 tokens"
+    inner, kind = ((meta.width,), np.float16) if meta.width else ((), np.uint16)
+    right = all(s is not None and len(s) and s[1:] == inner and meta.tokens in (None, s[0]) for s in shapes)
+    if len(cells) != meta.views or not right or any(cell.dtype != kind for cell in cells):
+        what = f"vectors of {meta.width} float16" if meta.width else "uint16 tokens"
+        wanted = f"{meta.views} views of {'any number of' if meta.tokens is None else meta.tokens} {what}"
         kinds = sorted({str(getattr(cell, "dtype", type(cell).__name__)) for cell in cells})
         raise ValueError(f"{meta.modality}: sample {id} has tokens of shapes {shapes}, {kinds}; expected {wanted}")
     return cells
@@ -141,7 +163,11 @@ def _check_ids(ids: Sequence[str]) -> None:
 
 
 def _tokens_type(meta: TokenMeta, width: int) -> pa.DataType:
-    return pa.list_(pa.uint16() if meta.tokens is not None else pa.list_(pa.uint16()), width)
+    return pa.list_(pa.uint16() if meta.tokens is not None else pa.list_(_cell_type(meta)), width)
+
+
+def _cell_type(meta: TokenMeta) -> pa.DataType:
+    return pa.list_(pa.float16(), meta.width) if meta.width else pa.uint16()
 
 
 def _schema(meta: TokenMeta, width: int) -> pa.Schema:
@@ -149,7 +175,10 @@ def _schema(meta: TokenMeta, width: int) -> pa.Schema:
 
 
 def _meta_json(meta: TokenMeta) -> bytes:
-    return json.dumps({"format": FORMAT, **asdict(meta)}, sort_keys=True).encode()
+    said = {"format": FORMAT, **asdict(meta)}
+    if not meta.width:
+        del said["width"]  # shards of tokens are the bytes they were before there were vectors
+    return json.dumps(said, sort_keys=True).encode()
 
 
 def _read_meta(schema: pa.Schema) -> TokenMeta:
@@ -203,13 +232,18 @@ def _open(path: Path) -> TokenShard:
     if meta.tokens is not None:
         fixed = _mapped(inner, whole).reshape(len(ids), meta.views, meta.tokens)
         return TokenShard(ids, meta, valid, why, fixed=fixed)
-    values, offsets = _mapped(inner.values, whole), inner.offsets.to_numpy().astype(np.int64)
+    flat = inner.values.values if meta.width else inner.values
+    if meta.width and (inner.values.null_count or len(flat) != len(inner.values) * meta.width):
+        raise ValueError(f"vectors are not all of {meta.width} numbers")
+    values = _mapped(flat, whole)
+    values = values.reshape(-1, meta.width) if meta.width else values
+    offsets = inner.offsets.to_numpy().astype(np.int64)
     if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any() or inner.null_count:
         raise ValueError("offsets do not rise from 0 to the number of tokens")
     return TokenShard(ids, meta, valid, why, values=values, offsets=offsets)
 
 
-def _mapped(array: pa.Array, whole: pa.Buffer) -> NDArray[np.uint16]:
+def _mapped(array: pa.Array, whole: pa.Buffer) -> NDArray[Any]:
     """The array as numpy, without a copy. ValueError where it does not lie in the mapped file (it was compressed)."""
     values = array.to_numpy(zero_copy_only=True)
     start = values.__array_interface__["data"][0]
@@ -222,6 +256,6 @@ def verify_tokens(path: Path) -> Verified:
     """Open a finished file as the commit protocol asks, and check every value too. DamageError for anything wrong."""
     shard = open_tokens(path)
     flat = shard.fixed if shard.fixed is not None else shard.values
-    if flat is not None and flat.size and int(flat.max()) >= shard.meta.vocab:
-        raise DamageError(f"{path}: token {int(flat.max())} is outside the vocabulary of {shard.meta.vocab}")
+    if flat is not None and (problem := _problem(shard.meta, flat)):
+        raise DamageError(f"{path}: {problem}")
     return Verified(ids=shard.ids, nulls=shard.reasons, inputs=dict(shard.meta.inputs))

@@ -3,9 +3,8 @@
 To add a modality: one labeler file in `labelers/` and one row here. A labeler shipped by another package brings its
 rows as a class attribute `tokens` (a tuple of TokenSpec); they are found through the labeler registry.
 
-Two inputs of 4M-21 are no tokens and have no row. The pixels of rgb: the trainer cuts them from the rgb shards by the
-view. t5_caption, a float matrix of at most 77 rows a sample: the trainer reads its label shards, which hold the real
-rows only (no padding), and projects them; so a data set needs nothing but `label` with t5_caption on.
+One row holds no tokens: t5_caption, vectors that a model is shown and never asked for. They are kept as they are, in
+shards of the same kind, so that the trainer reads them as it reads tokens.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-Kind = Literal["vit_vq", "mlp_pq", "sequence"]
-Stream = Literal["image", "vector", "sequence"]
+Kind = Literal["vit_vq", "mlp_pq", "sequence", "values"]
+Stream = Literal["image", "vector", "sequence", "embedding"]
 Profile = Literal["offline", "published"]
 
 PROFILES: tuple[Profile, ...] = ("offline", "published")
@@ -32,7 +31,8 @@ GRAMMARS = ("caption", "color_palette", "metadata", "det", "human_poses", "sam_i
 class TokenSpec:
     """One row of the token table: how a modality's labels become tokens, and what the trainer must know about them.
 
-    name: token modality, "tok_rgb". modality: whose labels it reads, "rgb". kind: which tokenizer.
+    name: token modality, "tok_rgb". modality: whose labels it reads, "rgb". kind: which tokenizer; "values": none, the
+    labels are vectors (T, width) that stay as they are, the first max_tokens of them.
     size: side in pixels of the square view it looks at (0 for labels that are not cut to pixels). patch: pixels a
     token, so that an image-like modality has a grid of (size / patch) squared. channels: of the map or the features,
     or the vector's length; AS_LABELS: as many as the labels have, which differs between backends. vocab: codes a
@@ -71,6 +71,9 @@ class TokenSpec:
                 return f"content {self.content!r} is no grammar; use one of {', '.join(GRAMMARS)}"
             bad = self.max_tokens is None or self.vocab is not None or self.tokens is not None
             return "a sequence has max_tokens, and neither vocab nor tokens" if bad else ""
+        if self.kind == "values":
+            bad = self.max_tokens is None or self.vocab is not None or self.tokens is not None
+            return "values have max_tokens, and neither vocab nor tokens" if bad else ""
         if self.vocab is None or self.tokens is None or self.max_tokens is not None:
             return f"a {self.kind} row has vocab and tokens, and no max_tokens"
         if not 1 < self.vocab <= 65536:
@@ -86,8 +89,10 @@ class TokenSpec:
 
     @property
     def stream(self) -> Stream:
-        """How the trainer treats it: tokens on a grid, tokens in fixed slots, or a sequence."""
-        streams: dict[Kind, Stream] = {"vit_vq": "image", "mlp_pq": "vector", "sequence": "sequence"}
+        """How the trainer treats it: tokens on a grid, tokens in fixed slots, a sequence, or vectors that are only shown."""
+        streams: dict[Kind, Stream] = {
+            "vit_vq": "image", "mlp_pq": "vector", "sequence": "sequence", "values": "embedding",
+        }  # fmt: skip
         return streams[self.kind]
 
     @property
@@ -131,6 +136,11 @@ def sequence_row(modality: str, max_tokens: int, grammar: str = "", **params: An
     return TokenSpec(
         f"tok_{modality}", modality, "sequence", max_tokens=max_tokens, params=params, content=grammar or modality
     )
+
+
+def values_row(modality: str, max_tokens: int) -> TokenSpec:
+    """Vectors that are shown as they are; those beyond max_tokens are left out."""
+    return TokenSpec(f"tok_{modality}", modality, "values", max_tokens=max_tokens)
 
 
 # Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person of BlazePose takes
@@ -184,6 +194,7 @@ class _Profile:
             _with(vector_row("imagebind_global", 224, 1280, vectors), self.mlp),
             _with(vector_row("minilm_caption", 0, 384, vectors), self.mlp),
             *_SEQUENCES,
+            values_row("t5_caption", 77),
             self._large("rgb", 3, self.rgb, "pixels"),
             self._large("depth", 1, maps, "depth"),
             self._large("normal", 3, maps, "normals"),

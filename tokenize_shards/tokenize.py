@@ -30,6 +30,7 @@ from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import TokenMeta, verify_tokens, write_tokens
 from tokenize_shards.table import TokenSpec, configure, specs
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+from tokenize_shards.values import width_of, without_tokenizer
 
 VERSION = 1
 GPU_SHARE = 0.5  # of a worker that encodes stored labels
@@ -41,7 +42,7 @@ class TokenTarget:
     """Token modalities that are made together because they look at the same thing.
 
     labeler: what computes their modality on the view; None where labels are stored. tokenizers: token modality ->
-    sha256. recipes: token modality -> recipe id.
+    sha256, of those that have one. recipes: token modality -> recipe id.
     """
 
     name: str
@@ -52,6 +53,11 @@ class TokenTarget:
     reads: tuple[Ref, ...]
     views: int
     seed: int
+
+    def encoders(self, ds: Dataset) -> dict[str, Tokenizer]:
+        """What encodes each token modality."""
+        fitted = {name: load_tokenizer(ds.weights_path(sha)) for name, sha in self.tokenizers.items()}
+        return {**fitted, **without_tokenizer(self.specs)}
 
     def step(self) -> Step:
         return Step(self.name, self.reads, tuple((s.name, self.recipes[s.name]) for s in self.specs))
@@ -96,10 +102,10 @@ def wanted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[
 
 def owners(ds: Dataset, config: Config, wanted: Sequence[TokenSpec]) -> list[TokenSpec]:
     """The rows whose tokenizers these use, each once: what `fit` fits. A shared one whose own modality is not labelled
-    has nothing to be fitted on, and is left out.
+    has nothing to be fitted on, and is left out; values have none.
     """
     table, have = table_of(config), ds.manifest().modalities
-    found = {spec.owner for spec in wanted if table[spec.owner].modality in have}
+    found = {spec.owner for spec in wanted if table[spec.owner].modality in have and spec.kind != "values"}
     return [spec for spec in table.values() if spec.name in found]
 
 
@@ -158,6 +164,10 @@ def token_recipes(
     recipes = []
     for spec in members:
         sha256 = manifest.tokenizers.get(spec.owner)
+        if spec.kind == "values":
+            params = {"spec": asdict(spec), "views": 1, "seed": 0, "computed": {}}
+            recipes.append(_recipe(spec, params, {read: current[read]}))
+            continue
         if sha256 is None:
             of = f", which uses the one of {spec.owner}" if spec.shares else ""
             raise ConfigError(f"{spec.name}{of}: no tokenizer is fitted. Run `manymodal fit` first.")
@@ -166,14 +176,17 @@ def token_recipes(
         computed = {spec.modality: current[spec.modality]} if computes else {}
         params = {"spec": asdict(spec), "views": config.tokens.views, "seed": config.tokens.seed, "computed": computed}
         params |= {"grammar": VERSIONS[spec.content]} if spec.content in VERSIONS else {}
-        recipes.append(
-            {
-                "modality": spec.name, "labeler": "tokenize", "version": VERSION, "params": params,
-                "backend": f"{spec.kind}, fitted here", "weights": {"tokenizer": {"url": "fitted", "sha256": sha256}},
-                "reads": {read: current[read]},
-            }
-        )  # fmt: skip
+        recipes.append(_recipe(spec, params, {read: current[read]}, sha256))
     return recipes
+
+
+def _recipe(spec: TokenSpec, params: dict[str, Any], reads: dict[str, str], sha256: str = "") -> dict[str, Any]:
+    """sha256: of the tokenizer; empty where there is none."""
+    return {
+        "modality": spec.name, "labeler": "tokenize", "version": VERSION, "params": params,
+        "backend": f"{spec.kind}, fitted here" if sha256 else "the labels as they are",
+        "weights": {"tokenizer": {"url": "fitted", "sha256": sha256}} if sha256 else {}, "reads": reads,
+    }  # fmt: skip
 
 
 def make_target(
@@ -183,17 +196,18 @@ def make_target(
     manifest = ds.manifest()
     recipes = token_recipes(ds, config, members, manifest.modalities)
     target = TokenTarget(
-        name, tuple(members), view_labeler(ds, members), {s.name: manifest.tokenizers[s.owner] for s in members},
+        name, tuple(members), view_labeler(ds, members),
+        {s.name: manifest.tokenizers[s.owner] for s in members if s.kind != "values"},
         {str(r["modality"]): recipe_id(r) for r in recipes}, tuple(recipes[0]["reads"].items()),
-        config.tokens.views, config.tokens.seed,
+        recipes[0]["params"]["views"], recipes[0]["params"]["seed"],
     )  # fmt: skip
     return target, recipes
 
 
 def fitted_specs(ds: Dataset, config: Config, only: Sequence[str] = ()) -> list[TokenSpec]:
-    """The wanted token modalities, without those nobody asked for by name and that have no tokenizer."""
+    """The wanted token modalities, without those nobody asked for by name and that lack the tokenizer they need."""
     fitted, asked = ds.manifest().tokenizers, bool(only or config.tokens.modalities)
-    return [spec for spec in wanted_specs(ds, config, only) if asked or spec.owner in fitted]
+    return [spec for spec in wanted_specs(ds, config, only) if asked or spec.owner in fitted or spec.kind == "values"]
 
 
 def token_steps(ds: Dataset, config: Config, current: Mapping[str, str], only: Sequence[str] = ()) -> list[Step]:
@@ -215,7 +229,7 @@ class MakeTokenWorker:
 
     def __call__(self) -> Callable[[int, int], tuple[Commit, ...]]:
         ds, target = Dataset.open(self.root), self.target
-        tokenizers = {name: load_tokenizer(ds.weights_path(sha)) for name, sha in target.tokenizers.items()}
+        tokenizers = target.encoders(ds)
         labeler = target.labeler.build(ds) if target.labeler else None
         threads = GPU_READERS if _has_gpu() else 1
         return lambda shard, attempt: tokenize_shard(ds, target, tokenizers, labeler, shard, attempt, threads)
@@ -248,7 +262,8 @@ def tokenize_shard(
             recipe = target.recipes[spec.name]
             spent = round(time.monotonic() - start, 3)
             draft = Commit(spec.name, recipe, k, shard_name(k, "arrow"), 0, 0, "", attempt=attempt, seconds=spent)
-            meta = TokenMeta(spec.name, target.views, spec.tokens, tokenizers[spec.name].vocab, recipe, due.inputs)
+            vocab, width = tokenizers[spec.name].vocab, width_of(rows[spec.name]) if spec.kind == "values" else 0
+            meta = TokenMeta(spec.name, target.views, spec.tokens, vocab, recipe, due.inputs, width)
             write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows[spec.name])
             commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens, inputs=due.inputs)
     return tuple(commits[ref] for ref in target.step().outputs)

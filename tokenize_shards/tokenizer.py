@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "mask_vq": "tokenize_shards.mask_vq:MaskVQ",
     "mlp_pq": "tokenize_shards.mlp_pq:MLPPQ",
     "sequence": "tokenize_shards.sequence:SequenceTokenizer",
+    "values": "tokenize_shards.values:Values",
 }
 
 # Figures of a fit, and how a page names them.

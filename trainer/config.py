@@ -15,6 +15,11 @@ FREE = frozenset({
 })  # fmt: skip
 
 
+# What takes the place of T5 embeddings in the published mixture: the first of these that the data has.
+SHOWN = "tok_t5_caption"  # and never asked for
+EMBEDDINGS = (SHOWN, "tok_minilm_caption")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -129,6 +134,8 @@ def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
     """The mixture of a run; the ready-made ones fall back to any streams from any where there is no RGB."""
     if isinstance(config.mixture, list):
         return tuple(part.component() for part in config.mixture)
-    if "tok_rgb" not in names or len(names) < 2:
+    if "tok_rgb" not in names or len(set(names) - {SHOWN}) < 2:
         return (all2all(0.1), all2all(1.0))
-    return demo() if config.mixture == "demo" else published()
+    return (
+        demo() if config.mixture == "demo" else published(embedding=next((n for n in EMBEDDINGS if n in names), None))
+    )

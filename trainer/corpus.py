@@ -28,10 +28,11 @@ class Column:
     """One stream of one shard of n samples. valid: (n,) bool.
 
     Fixed: ids (n, views, T) uint16, offsets None. Ragged: ids (N,) uint16 and offsets (n * views + 1,) int64, view v of
-    sample i at ids[offsets[i * views + v] : offsets[i * views + v + 1]], without [SOS] and [EOS].
+    sample i at ids[offsets[i * views + v] : offsets[i * views + v + 1]], without [SOS] and [EOS]. Of value streams ids
+    are the vectors, float16 (N, width).
     """
 
-    ids: npt.NDArray[np.uint16]
+    ids: npt.NDArray[np.uint16] | npt.NDArray[np.float16]
     valid: npt.NDArray[np.bool_]
     offsets: npt.NDArray[np.int64] | None = None
 
@@ -45,7 +46,9 @@ class Column:
         """The given samples; texts are cut to `limit` tokens."""
         if self.offsets is None:
             valid = self.valid[row]
-            return Tokens(self.ids[row, view], np.where(valid, self.ids.shape[2], 0), valid)
+            return Tokens(
+                self.ids[row, view].astype(np.uint16, copy=False), np.where(valid, self.ids.shape[2], 0), valid
+            )
         at = row * self.views + view
         return self._ragged(row, self.offsets[at], np.minimum(self.offsets[at + 1] - self.offsets[at], limit))
 
@@ -53,9 +56,17 @@ class Column:
         valid = self.valid[row]
         length = np.where(valid, length, 0)
         rows, cols = ranges(length)
-        out = np.zeros((len(row), max(1, int(length.max(initial=0)))), np.uint16)
+        width = max(1, int(length.max(initial=0)))
+        out = np.zeros((len(row), width, *self.ids.shape[1:]), self.ids.dtype)
         out[rows, cols] = self.ids[start[rows] + cols]
-        return Tokens(out, length, valid)
+        if out.ndim == 2:
+            return Tokens(out, length, valid)
+        return Tokens(_places(len(row), width), length, valid, out)
+
+
+def _places(batch: int, width: int) -> npt.NDArray[np.uint16]:
+    """(batch, width): 0, 1, 2, ... in each row."""
+    return np.broadcast_to(np.arange(width, dtype=np.uint16), (batch, width))
 
 
 Shard = Mapping[str, Column]
@@ -170,12 +181,18 @@ class Corpus:
             raise ConfigError(
                 f"{where}: has {column.views} views where others have {self.views}; tokenize with one `views`"
             )
-        if (stream.kind == "sequence") != (column.offsets is not None):
+        if (stream.kind in ("sequence", "embedding")) != (column.offsets is not None):
             raise DamageError(f"{where}: is of another kind than {stream.kind}; tokenize it again")
         if column.offsets is None and column.ids.shape[2] != stream.length:
             raise DamageError(
                 f"{where}: has {column.ids.shape[2]} tokens a view, expected {stream.length}; tokenize it again"
             )
+        if stream.values:
+            if column.ids.shape[1:] != (stream.width,):
+                raise DamageError(
+                    f"{where}: holds vectors {column.ids.shape[1:]}, expected {stream.width} numbers; tokenize it again"
+                )
+            return
         top = int(column.ids.max(initial=0))
         if top >= stream.vocab:
             raise DamageError(
@@ -229,7 +246,12 @@ def join(parts: Sequence[Tokens], at: Sequence[Order], batch: int) -> Tokens:
     width = max((part.ids.shape[1] for part in parts), default=1)  # a worker may get no part of a small batch
     ids = np.zeros((batch, width), np.uint16)
     length, valid = np.zeros(batch, np.int64), np.zeros(batch, np.bool_)
+    vectors = next((part.values for part in parts if part.values is not None), None)
+    values = None if vectors is None else np.zeros((batch, width, vectors.shape[2]), vectors.dtype)
     for part, where in zip(parts, at, strict=True):
-        ids[where, : part.ids.shape[1]] = part.ids
         length[where], valid[where] = part.length, part.valid
-    return Tokens(ids, length, valid)
+        if values is None or part.values is None:
+            ids[where, : part.ids.shape[1]] = part.ids
+        else:
+            values[where, : part.ids.shape[1]] = part.values
+    return Tokens(ids if values is None else _places(batch, width), length, valid, values)

@@ -67,10 +67,11 @@ def unigrams(corpus: Corpus, counted: int = COUNTED) -> dict[str, np.ndarray]:
 
     Of a large data set the shards that hold the first `counted` samples are counted.
     """
-    counts = {stream.name: np.ones(stream.vocab) for stream in corpus.streams}
+    streams = [stream for stream in corpus.streams if not stream.values]
+    counts = {stream.name: np.ones(stream.vocab) for stream in streams}
     seen = 0
     for shard, rows in zip(corpus.shards, corpus.train_rows, strict=True):
-        for stream in corpus.streams:
+        for stream in streams:
             column = shard[stream.name]
             _count(counts[stream.name], column, rows[column.valid[rows]], corpus.train_views)
         seen += len(rows)
@@ -107,7 +108,9 @@ def judge(
     for number, (what, spots) in enumerate(asked):
         found[what] = {}
         same = repeated(corpus, spots) if what == "views" and len(spots[0]) else {}
-        for given, component, judged in _passes([s.name for s in corpus.streams]) if len(spots[0]) else ():
+        for given, component, judged in (
+            _passes([s.name for s in corpus.streams if not s.values]) if len(spots[0]) else ()
+        ):
             masker = Masker(corpus.streams, [component], n_in, n_out)
             sums = _Sums(model, corpus, masker, guess, score or (lambda batch: _plain(model, batch)))
             sums.add(spots, [seed, 77 + number])
@@ -146,6 +149,8 @@ class _Sums:
                 self.total += summed.cpu().numpy()[:count]
                 self.count += counted.cpu().numpy()[:count]
                 for s, stream in enumerate(self.corpus.streams):
+                    if stream.values:
+                        continue
                     mine = masked.out_mask & (masked.out_stream == s)
                     self.chance[s] -= self.guess[stream.name][masked.out_ids[mine]].sum()
 
@@ -162,7 +167,7 @@ class _Sums:
 def repeated(corpus: Corpus, spots: Spots) -> dict[str, float]:
     """Of each stream the share of some views whose tokens are, all of them, those of a training view of the same photo."""
     shard, row, view = spots
-    asked = corpus.gather(shard, row, view)
+    asked = {name: tokens for name, tokens in corpus.gather(shard, row, view).items() if tokens.values is None}
     same = {name: np.zeros(len(shard), np.bool_) for name in asked}
     for other in range(corpus.train_views):
         there = corpus.gather(shard, row, np.full_like(view, other))

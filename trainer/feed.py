@@ -137,14 +137,26 @@ class Ahead:
         self._thread.join()
 
 
-def tensors(masked: Masked, device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in masked.arrays().items()}
+def tensors(masked: Masked, device: torch.device) -> dict[str, Any]:
+    """What the model takes, by name; "values" where there are value streams: a tensor of each by name."""
+    made: dict[str, Any] = {name: _tensor(array).to(device) for name, array in masked.arrays().items()}
+    values = {name: _tensor(array).to(device) for name, array in masked.values.items()}
+    return {**made, "values": values} if values else made
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def on(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A batch on a device; the sizes of its heads stay on the CPU."""
     if device.type == "cpu":
         return batch
-    moved = {k: v.pin_memory().to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def moved(value: Tensor) -> Tensor:
+        return value.pin_memory().to(device, non_blocking=True)
+
     order, sizes = batch["heads"]
-    return {**moved, "heads": (order.pin_memory().to(device, non_blocking=True), sizes)}
+    tokens = {k: moved(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    values = {"values": {k: moved(v) for k, v in batch["values"].items()}} if "values" in batch else {}
+    return {**tokens, **values, "heads": (moved(order), sizes)}

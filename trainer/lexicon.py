@@ -18,6 +18,7 @@ from tokenize_shards.sequence import SequenceTokenizer
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+from tokenize_shards.values import maker_of, without_tokenizer
 
 PREFIX = "tok_"
 
@@ -49,12 +50,14 @@ class Lexicon:
         return all_modalities().get(self.spec(name).modality)
 
     def digest(self, name: str) -> str:
-        """sha256 of its tokenizer."""
-        return str(self.ds.recipe(self.recipes[name])["weights"]["tokenizer"]["sha256"])
+        """sha256 of its tokenizer; "" of vectors, which have none."""
+        return str(self.ds.recipe(self.recipes[name])["weights"].get("tokenizer", {}).get("sha256", ""))
 
     def tokenizer(self, name: str) -> Tokenizer:
         if name not in self._tokenizers:
-            self._tokenizers[name] = load_tokenizer(self.ds.weights_path(self.digest(name)))
+            spec = self.spec(name)
+            plain = without_tokenizer([spec]).get(spec.name)
+            self._tokenizers[name] = plain or load_tokenizer(self.ds.weights_path(self.digest(name)))
         return self._tokenizers[name]
 
     def allowed(self, name: str) -> np.ndarray | None:
@@ -73,7 +76,7 @@ class Lexicon:
         if not some:
             return [None] * len(tokens)
         tokenizer = self.tokenizer(name)
-        batch = some if isinstance(tokenizer, SequenceTokenizer) else np.stack(some)
+        batch = some if tokenizer.tokens is None else np.stack(some)
         labels = iter(tokenizer.decode(batch))
         return [None if ids is None else as_label(self.spec(name), next(labels)) for ids in tokens]
 
@@ -93,15 +96,15 @@ class Lexicon:
             mine = trained.get(name)
             if mine is None or mine == self.recipes[name]:
                 continue
-            if _digest_of(self.ds, mine) != self.digest(name):
+            if _maker(self.ds, mine) != maker_of(self.ds, self.ds.recipe(self.recipes[name])):
                 raise ConfigError(
                     f"{name}: the model was trained on {name}@{mine}, the data set's current tokens are "
                     f"{name}@{self.recipes[name]}, of another tokenizer. Promote {name}@{mine}, or train again."
                 )
 
 
-def _digest_of(ds: Dataset, recipe: str) -> str:
-    """The tokenizer's digest of a recipe; empty where the data set does not know it."""
+def _maker(ds: Dataset, recipe: str) -> str:
+    """What decides what tokens of a recipe mean; empty where the data set does not know it."""
     if not ds.storage.exists(f"_recipes/{recipe}.json"):
         return ""
-    return str(ds.recipe(recipe)["weights"].get("tokenizer", {}).get("sha256", ""))
+    return maker_of(ds, ds.recipe(recipe))

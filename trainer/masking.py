@@ -9,7 +9,7 @@ modality uses the others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from trainer.streams import Batch, Stream, Tokens
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Vectors = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Masked:
     in_ids, in_stream, in_pos: (B, n_in) int64: token, index of its stream, position in it. in_mask: (B, n_in), True
     where real. out_*: the same for the n_out targets. dec_ids: (B, n_out) int64: the decoder's input, the symbol before
     the target in a sequence; unused (0) in image-like streams. Padding: 0 in all of them. component: (B,) which one was
-    drawn.
+    drawn. values: (B, L, width) float16 of each value stream; an input of one has the row of its vector as token.
     """
 
     in_ids: Ints
@@ -42,19 +43,30 @@ class Masked:
     out_pos: Ints
     out_mask: Bools
     component: Ints
+    values: Mapping[str, Vectors] = field(default_factory=dict)
 
     def __getitem__(self, rows: slice) -> Masked:
-        return Masked(**{part.name: getattr(self, part.name)[rows] for part in fields(self)})
+        values = {name: array[rows] for name, array in self.values.items()}
+        return Masked(**{name: getattr(self, name)[rows] for name in ARRAYS}, values=values)
 
     @staticmethod
     def join(pieces: Sequence[Masked]) -> Masked:
         """Batches one after another."""
-        return Masked(**{f.name: np.concatenate([getattr(p, f.name) for p in pieces]) for f in fields(Masked)})
+        values = {name: _stack([piece.values[name] for piece in pieces]) for name in pieces[0].values}
+        return Masked(**{n: np.concatenate([getattr(p, n) for p in pieces]) for n in ARRAYS}, values=values)
 
     def arrays(self) -> Mapping[str, npt.NDArray[np.generic]]:
         """What the model takes, by the name of its argument."""
-        names = ("in_ids", "in_stream", "in_pos", "in_mask", "out_ids", "dec_ids", "out_stream", "out_pos", "out_mask")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ARRAYS if name != "component"}
+
+
+ARRAYS = tuple(part.name for part in fields(Masked) if part.name != "values")
+
+
+def _stack(parts: Sequence[Vectors]) -> Vectors:
+    """Vectors of batches one after another, (B, L, width), filled up with zeros to the longest."""
+    longest = max(part.shape[1] for part in parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]), (0, 0))) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Masker:
         ValueError where none can.
         """
         self.streams, self.n_in, self.n_out = tuple(streams), n_in, n_out
-        self.mixture = Mixture(components, [stream.name for stream in streams])
+        self.mixture = Mixture(components, [s.name for s in streams], [s.name for s in streams if s.values])
         self.usable = None if has is None else self.mixture.usable(has)
         if self.usable is not None and not self.usable.any(axis=1).all():
             which = int(np.flatnonzero(~self.usable.any(axis=1))[0])
@@ -90,6 +102,7 @@ class Masker:
             )
         self._sequence = np.array([stream.kind == "sequence" for stream in streams])
         self._pairs = np.array([stream.pairs for stream in streams])
+        self._values = np.array([stream.values for stream in streams])
 
     def __call__(self, batch: Batch, rng: np.random.Generator, source: Ints | None = None) -> Masked:
         """Mask a batch that holds every stream of the masker. The same batch and rng state give the same result.
@@ -104,7 +117,16 @@ class Masker:
         pieces = [
             self._split(s, column, budget.inputs[:, s], budget.targets[:, s], rng) for s, column in enumerate(columns)
         ]
-        return self._assemble(pieces, component)
+        return replace(self._assemble(pieces, component), values=self._vectors(batch))
+
+    def _vectors(self, batch: Batch) -> dict[str, Vectors]:
+        """The vectors of every value stream, one zero where no sample of the batch has any: a model reads them all."""
+        found = {s.name: batch[s.name] for s in self.streams if s.values}
+        width = {s.name: s.width for s in self.streams}
+        return {
+            name: np.zeros((len(part.length), 1, width[name]), np.float16) if part.values is None else part.values
+            for name, part in found.items()
+        }
 
     def divide(self, length: Ints, valid: Bools, component: Ints, rng: np.random.Generator) -> Budget:
         """Tokens for each stream, drawn from the components. length, valid: (B, M); component: (B,)."""
@@ -112,13 +134,24 @@ class Masker:
         want_in = log_dirichlet(self.mixture.alpha_in[component], rng)
         want_out = log_dirichlet(self.mixture.alpha_out[component], rng)
         kept = self.mixture.keep[component]
-        supply = length.sum(axis=1)
+        supply = np.where(self._values, 0, length).sum(axis=1)  # vectors cannot be asked for
         n_in = np.minimum(self.n_in, np.maximum(supply, 1) * self.n_in // (self.n_in + self.n_out))
 
-        inputs = np.zeros_like(length)
+        def left(inputs: Ints) -> Ints:
+            """Tokens that may still be shown."""
+            rest: Ints = np.minimum(n_in - inputs[:, ~self._values].sum(axis=1), self.n_in - inputs.sum(axis=1))
+            return rest
+
+        inputs, free = np.zeros_like(length), np.where(kept, 0, length)
         for s in np.flatnonzero(kept.any(axis=0)):
-            inputs[:, s] = np.where(kept[:, s], np.minimum(length[:, s], n_in - inputs.sum(axis=1)), 0)
-        inputs += share(want_in, np.where(kept, 0, length), n_in - inputs.sum(axis=1))
+            most = self.n_in - inputs.sum(axis=1) if self._values[s] else left(inputs)
+            inputs[:, s] = np.where(kept[:, s], np.minimum(length[:, s], most), 0)
+        if self._values.any():
+            vectors = np.where(self._values & np.isfinite(want_in), free, 0).sum(axis=1)
+            both = np.minimum(self.n_in - inputs.sum(axis=1), left(inputs) + vectors)
+            inputs += np.where(self._values, share(want_in, free, both), 0)
+        inputs += share(np.where(self._values, -np.inf, want_in), free, left(inputs))
+        n_in = np.minimum(n_in + inputs[:, self._values].sum(axis=1), self.n_in)
         inputs -= np.where(self._pairs, inputs % 2, 0)
 
         targets = share(
@@ -134,7 +167,7 @@ class Masker:
         length. Where the image-like streams can make up for a shorter input, a text may ask for all of itself; else the
         two share it.
         """
-        fixed = np.where(~self._sequence & np.isfinite(want_in), length, 0).sum(axis=1, keepdims=True)
+        fixed = np.where(~(self._sequence | self._values) & np.isfinite(want_in), length, 0).sum(axis=1, keepdims=True)
         plenty = fixed >= self.n_in + self.n_out
         alone = (inputs == 0) | (plenty & ~kept)
         text = np.where(alone, length + 1, length - inputs)
@@ -150,7 +183,7 @@ class Masker:
             if len(rows):
                 masked, spans = span_shape(length[rows, s], inputs[rows, s], targets[rows, s])
                 spent[rows, s] = length[rows, s] - masked + spans
-        room = np.where(self._sequence, 0, length - inputs - targets)
+        room = np.where(self._sequence | self._values, 0, length - inputs - targets)
         return inputs + share(want_in, room, n_in - spent.sum(axis=1))
 
     def _split(self, s: int, tokens: Tokens, a_in: Ints, a_out: Ints, rng: np.random.Generator) -> Pieces:

@@ -50,9 +50,14 @@ def biased(source: str, weight: float = 0.5) -> Component:
     return Component(f"{source}-biased", weight, {source: 5.0, "*": 0.05}, {"*": 0.5}, (source,))
 
 
-def published(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component, ...]:
-    """The mixture of 4M-21, without its T5 component (T5 embeddings are no token stream)."""
-    return (*(all2all(alpha) for alpha in (0.01, 0.1, 1.0, 10.0)), from_one(rgb), biased(caption))
+def published(
+    rgb: str = "tok_rgb", caption: str = "tok_caption", embedding: str | None = None
+) -> tuple[Component, ...]:
+    """The mixture of 4M-21. embedding: the stream that takes the place of its T5 embeddings; None: the component they have
+    is left out.
+    """
+    shown = (caption,) if embedding is None else (caption, embedding)
+    return (*(all2all(alpha) for alpha in (0.01, 0.1, 1.0, 10.0)), from_one(rgb), *map(biased, shown))
 
 
 def demo(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component, ...]:
@@ -71,15 +76,15 @@ def _alpha(table: Mapping[str, float], stream: str) -> float:
 class Mixture:
     """The alphas of some components for some streams, as arrays."""
 
-    def __init__(self, components: Sequence[Component], streams: Sequence[str]) -> None:
-        """ValueError for a component that can show or ask for none of the streams (it is then a wrong name), or weight
-        <= 0.
+    def __init__(self, components: Sequence[Component], streams: Sequence[str], shown: Sequence[str] = ()) -> None:
+        """shown: the streams that are never asked for. ValueError for a component that can show or ask for none of the
+        streams (it is then a wrong name), or weight <= 0.
         """
         for part in components:
             if part.weight <= 0:
                 raise ValueError(f"mixture component {part.name}: weight {part.weight} is not positive")
             for side, table in (("inputs", part.inputs), ("targets", part.targets)):
-                if not any(_alpha(table, stream) > 0 for stream in streams):
+                if not any(_alpha(table, s) > 0 for s in streams if side == "inputs" or s not in shown):
                     known = ", ".join(streams)
                     raise ValueError(
                         f"mixture component {part.name}: its {side} name no stream of this data set ({known})"
@@ -90,7 +95,9 @@ class Mixture:
         self.names = [part.name for part in components]
         self.weights: Floats = weights / weights.sum()
         self.alpha_in: Floats = np.array([[_alpha(part.inputs, s) for s in streams] for part in components])
-        self.alpha_out: Floats = np.array([[_alpha(part.targets, s) for s in streams] for part in components])
+        self.alpha_out: Floats = np.array(
+            [[0.0 if s in shown else _alpha(part.targets, s) for s in streams] for part in components]
+        )
         self.keep: Bools = np.array(
             [[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components]
         )

@@ -127,7 +127,8 @@ class Model(nn.Module):
             if s.values and s.name in values:
                 mine = (stream == index) & real
                 rows = torch.where(mine, ids, 0)[..., None].expand(-1, -1, s.width)
-                x = torch.where(mine[..., None], self.inputs[s.name](values[s.name].gather(1, rows)), x)
+                given = values[s.name].gather(1, rows).to(x.dtype)  # they are stored as float16
+                x = torch.where(mine[..., None], self.inputs[s.name](given), x)
         return x
 
     def encode(

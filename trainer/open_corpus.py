@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from tokenize_shards.rebuild import spec_of
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenizer import load_tokenizer
+from tokenize_shards.values import maker_of
 from trainer.corpus import Column, Corpus, LazyShards, Shard
 from trainer.streams import Stream
 
@@ -29,15 +29,17 @@ FULL_CHECK = 8 << 30
 ASKED = 40
 
 
-def stream_of(spec: TokenSpec, vocab: int) -> Stream:
-    return Stream(spec.name, spec.stream, vocab, spec.length, spec.grid, spec.name in PAIRS)
+def stream_of(spec: TokenSpec, vocab: int, width: int = 0) -> Stream:
+    return Stream(spec.name, spec.stream, vocab, spec.length, spec.grid, spec.name in PAIRS, width)
 
 
-def column_of(shard: TokenShard) -> Column:
+def column_of(shard: TokenShard, width: int = 0) -> Column:
+    """width: of the vectors of other shards; a shard without any cannot say it."""
     if shard.fixed is not None:
         return Column(shard.fixed, shard.valid)
     assert shard.values is not None
-    return Column(shard.values, shard.valid, shard.offsets)
+    values = shard.values if len(shard.values) or not width else np.zeros((0, width), np.float16)
+    return Column(values, shard.valid, shard.offsets)
 
 
 class Opener:
@@ -46,10 +48,11 @@ class Opener:
     def __init__(self, ds: Dataset, chosen: Mapping[str, str], commits: Mapping[str, Mapping[int, Commit]]) -> None:
         self.ds, self.chosen, self.commits = ds, dict(chosen), commits
         self.vocab: dict[str, int] = {}
+        self.width: dict[str, int] = {}
         self.asked: OrderedDict[int, None] = OrderedDict()  # an evicted shard may have to be fetched again
 
     def __call__(self, k: int) -> Shard:
-        return {name: column_of(self.open(name, k)) for name in self.chosen}
+        return {name: column_of(self.open(name, k), self.width.get(name, 0)) for name in self.chosen}
 
     def open(self, name: str, k: int) -> TokenShard:
         """One shard, its digest, ids and recipe checked. DamageError where they are not what they should be."""
@@ -63,6 +66,11 @@ class Opener:
             raise DamageError(
                 f"{path}: was made by recipe {shard.meta.recipe} with {shard.meta.vocab} tokens, where the manifest says "
                 f"{recipe} and other shards have {vocab}. Tokenize it again."
+            )
+        if shard.valid.any() and shard.meta.width != self.width.setdefault(name, shard.meta.width):
+            raise DamageError(
+                f"{path}: has vectors of {shard.meta.width} numbers where other shards have {self.width[name]}. Label "
+                "it again by one model."
             )
         return shard
 
@@ -126,10 +134,9 @@ def open_corpus(
         unused = Opener(ds, {name: recipe for name, recipe in chosen.items() if name not in used}, commits)
         for k in shards:
             unused(k)  # null throughout, but what they are of must be right
-    k = next(k for k in shards if len(held[k]))
-    streams = [stream_of(spec_of(ds.recipe(recipe)), opener.open(name, k).meta.vocab) for name, recipe in used.items()]
+    streams = [first_of(ds, opener, name) for name in used]
     lazy = LazyShards(len(shards), opener, opener.fetch if far else None)
-    makers = {name: maker(ds.recipe(recipe)) for name, recipe in used.items()}
+    makers = {name: maker_of(ds, ds.recipe(recipe)) for name, recipe in used.items()}
     corpus = Corpus(
         streams,
         lazy,
@@ -146,12 +153,15 @@ def open_corpus(
     return corpus
 
 
+def first_of(ds: Dataset, opener: Opener, name: str) -> Stream:
+    """The stream of a token modality, by its recipe and its first shard that holds any."""
+    commits = opener.commits[name]
+    meta = opener.open(name, min(k for k, commit in commits.items() if commit.count > len(commit.nulls))).meta
+    return stream_of(spec_of(ds.recipe(opener.chosen[name])), meta.vocab, meta.width)
+
+
 def codes_of(ds: Dataset, recipes: Mapping[str, str], name: str) -> np.ndarray | None:
     """The codebook of a stream's tokenizer, (vocab, k) float32; None where it has none."""
-    digest = maker(ds.recipe(recipes[name])) if name in recipes else ""
+    weights = ds.recipe(recipes[name])["weights"] if name in recipes else {}
+    digest = weights.get("tokenizer", {}).get("sha256", "")
     return load_tokenizer(ds.weights_path(digest)).codes() if digest else None
-
-
-def maker(recipe: Mapping[str, Any]) -> str:
-    """What decides what a token means: the digest of its tokenizer. "" where the recipe names none."""
-    return str(recipe["weights"].get("tokenizer", {}).get("sha256", ""))

@@ -75,7 +75,7 @@ class Run:
 
     def _estimate(self, model: Model) -> Estimate:
         size = SIZES[self.config.size]
-        vocab = [s.vocab for s in self.streams]
+        vocab = [s.vocab for s in self.streams if not s.values]
         flops = trunk_flops(size, self.config.n_in, self.config.n_out)
         flops += head_flops(size, self.config.n_out * sum(vocab) / len(vocab))
         count = sum(p.numel() for p in model.parameters())

@@ -25,6 +25,7 @@ from tokenize_shards.shards import open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import view_labeler
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
+from tokenize_shards.values import Values
 from tokenize_shards.views import cut_image
 from trainer.generate.decoding import Decoding
 from trainer.predict import Predictor
@@ -127,6 +128,8 @@ class Columns:
     def from_tokens(self, spec: TokenSpec) -> tuple[dict[Key, Label | Null], dict[Key, Label | Null]]:
         """Labels of one modality: its tokens decoded, and what the model predicts."""
         recipe = self.ds.recipe(self.manifest.modalities[spec.name])
+        if spec.kind == "values":
+            return decode(spec, Values(spec.length), self.tokens(spec.name)), {}
         tokenizer = load_tokenizer(self.ds.weights_path(recipe["weights"]["tokenizer"]["sha256"]))
         real = self.given if spec.name == RGB else self.tokens(spec.name)
         decoded = decode(spec, tokenizer, real)

@@ -101,12 +101,14 @@ def tables(streams: Sequence[Stream]) -> dict[str, int]:
 class Tokens:
     """One stream of a batch. ids: (B, W) uint16, garbage beyond a row's length. length: (B,) int64, 0 where missing.
 
-    valid: (B,) bool; False: the sample lacks the modality (an empty text is valid and has length 0).
+    valid: (B,) bool; False: the sample lacks the modality (an empty text is valid and has length 0). values: of value
+    streams, (B, W, width) float16, zero beyond a row's length; ids are then the places in it.
     """
 
     ids: Ids
     length: npt.NDArray[np.int64]
     valid: npt.NDArray[np.bool_]
+    values: npt.NDArray[np.float16] | None = None
 
 
 Batch = Mapping[str, Tokens]

@@ -154,6 +154,8 @@ def test_a_view_the_tokenizer_refuses_costs_its_row(fitted: Path) -> None:
     """A row among others becomes a null with the reason; where all are refused, the tokenizer is at fault."""
 
     class Picky:
+        tokens = 2
+
         def encode(self, batch: np.ndarray) -> np.ndarray:
             if (batch < 0).any():
                 raise ValueError("negative")

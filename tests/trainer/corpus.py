@@ -16,7 +16,7 @@ from pipeline.dataset import Dataset
 from pipeline.records import Commit, IndexRow, recipe_id, shard_name
 from pipeline.shard_task import replace
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
-from tokenize_shards.table import TokenSpec, image_row, sequence_row, vector_row
+from tokenize_shards.table import TokenSpec, image_row, sequence_row, values_row, vector_row
 from trainer.loader import Corpus
 from trainer.masking import Masked
 from trainer.model import Model, Size
@@ -33,11 +33,20 @@ EDGES = image_row("canny_edge", size=4, patch=2, channels=1, vocab=32)  # 4 toke
 GLOBAL = vector_row("dinov2_global", size=8, channels=8, vocab=32, tokens=3)
 CAPTION = sequence_row("caption", 8)
 METADATA = sequence_row("metadata", 6)
+VECTORS = values_row("t5_caption", 5)  # shown, never asked for
 SPECS = (EDGES, CAPTION, GLOBAL, METADATA, RGB)  # by name, as manifests have them
+VECTOR_WIDTH = 6
 
 
 def vocab_of(spec: TokenSpec) -> int:
-    return spec.vocab or TEXT_VOCAB
+    return 0 if spec.kind == "values" else spec.vocab or TEXT_VOCAB
+
+
+def vectors_of(number: int) -> np.ndarray:
+    """One to three vectors: the first says the class, all of them the sample."""
+    made = np.full((1 + number % 3, VECTOR_WIDTH), number / 64, np.float16)
+    made[0, :CLASSES] = 4 * np.eye(CLASSES)[number % CLASSES]
+    return made
 
 
 STREAMS: tuple[Stream, ...] = tuple(stream_of(spec, vocab_of(spec)) for spec in SPECS)
@@ -53,14 +62,17 @@ def lacks(name: str, number: int) -> bool:
         "tok_canny_edge": number % 5 == 3,
         "tok_dinov2_global": number % 7 == 1,
         "tok_caption": number % 4 == 2,
+        "tok_t5_caption": number % 6 == 4,
     }.get(name, False)
 
 
 def tokens_of(name: str, number: int, view: int, salt: int = 0) -> np.ndarray:
-    """The tokens of one view of a sample, uint16. All follow from its class, number % 4, but for the first three of RGB,
-    which are number % 64, number // 64 and the view.
+    """The tokens of one view of a sample, uint16, or its vectors. All follow from its class, number % 4, but for the first
+    three of RGB, which are number % 64, number // 64 and the view.
     """
     kind = number % CLASSES
+    if name == VECTORS.name:
+        return vectors_of(number)
     if name == "tok_rgb":
         rest = (kind * 13 + np.arange(13)) % 64
         return np.array([number % 64, number // 64, view, *rest], np.uint16)
@@ -106,7 +118,9 @@ def add_tokens(
         "params": {"spec": asdict(spec), "views": views, "salt": salt},
     }  # fmt: skip
     name = ds.put_recipe(recipe)
-    meta = TokenMeta(spec.name, views, spec.tokens, vocab_of(spec), recipe_id(recipe))
+    width = VECTOR_WIDTH if spec.kind == "values" else 0
+    views = 1 if width else views
+    meta = TokenMeta(spec.name, views, spec.tokens, vocab_of(spec), recipe_id(recipe), width=width)
     for k in range(len(sizes)) if only is None else only:
         rows: list[Row] = [
             Null("made to be missing")

@@ -83,7 +83,7 @@ def _columns(ds: Dataset, only: Sequence[str]) -> dict[str, Callable[[int], Colu
             raise ConfigError(f"export: {name!r} is not in the data set. There are: {', '.join(current)}.")
         if name.startswith("tok_"):
             spec = spec_of(ds.recipe(current[name]))
-            if spec.kind != "sequence":
+            if spec.kind not in ("sequence", "values"):
                 found[name] = lambda k, name=name: _tokens(ds, name, k)  # type: ignore[misc]
                 continue
             name = spec.modality

@@ -73,6 +73,8 @@ class Job:
                 )
         views = {name: self.lexicon.shard(name, k).meta.views for name in order.sources for k in ds.shards()[:1]}
         for name, count in views.items():
+            if self.lexicon.spec(name).kind == "values":
+                continue  # of the whole photo: one view for all
             if not 0 <= order.view < max(count, 1):
                 raise ConfigError(f"view {order.view}: {name} has views 0..{count - 1}")
 
@@ -151,6 +153,8 @@ class Job:
         tokenizer = self.lexicon.tokenizer(name)
         if isinstance(tokenizer, SequenceTokenizer):
             return sequence_part(tokenizer, text)
+        if self.lexicon.spec(name).kind == "values":
+            raise ConfigError(f"--given {name.removeprefix('tok_')}: vectors cannot be written by hand; use --from")
         own = self.own(name, spot)
         return None if own is None else Part(own, region(self.lexicon.spec(name), text, id))
 

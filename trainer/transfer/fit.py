@@ -80,7 +80,8 @@ class Inputs:
         for s in self.streams:
             tokens: Tokens = batch[s.name]
             ids = tokens.ids.astype(np.int64)
-            inputs[s.name] = torch.from_numpy(ids).to(self.device)
+            given = ids if tokens.values is None else tokens.values.astype(np.float32)
+            inputs[s.name] = torch.from_numpy(given).to(self.device)
             real[s.name] = torch.from_numpy(np.arange(ids.shape[1]) < tokens.length[:, None]).to(self.device)
         return inputs, real
 
