@@ -32,7 +32,8 @@ from trainer.predict import Predictor
 
 Key = tuple[int, int]  # (shard, row)
 RGB = "tok_rgb"
-ROUNDS = 6
+# Of an image tokens are drawn, not the likeliest taken: that is the empty one wherever a model is not sure.
+DRAWN, LIKELIEST = Decoding(steps=6, counts="linear", temperature=0.7), Decoding(steps=6)
 WHOLE = ("color_palette", "caption", "metadata")  # contents that no view cuts: the whole label is shown
 SHOWN_VIEW = int(SIDE)
 Tokens = dict[Key, np.ndarray | None]
@@ -147,7 +148,10 @@ class Columns:
             else None
         )
         tokens = self.predictor.predict(
-            {RGB: [self.given[key] for key in keys]}, spec.name, Decoding(steps=ROUNDS), allowed=allowed
+            {RGB: [self.given[key] for key in keys]},
+            spec.name,
+            DRAWN if spec.stream == "image" else LIKELIEST,
+            allowed=allowed,
         )
         return dict(zip(keys, tokens, strict=True))
 
@@ -159,9 +163,7 @@ class Columns:
         shown = np.flatnonzero(np.arange(grid[0] * grid[1]) % grid[1] < grid[1] // 2)
         keys = [key for key, ids in real.items() if ids is not None]
         known = [real[key] for key in keys]
-        tokens = self.predictor.complete(
-            RGB, np.stack([ids for ids in known if ids is not None]), shown, Decoding(steps=ROUNDS)
-        )
+        tokens = self.predictor.complete(RGB, np.stack([ids for ids in known if ids is not None]), shown, DRAWN)
         return dict(zip(keys, tokens, strict=True))
 
     def show(self, name: str, modality: Modality | None, label: Label | Null | None, image: np.ndarray) -> Cell | None:

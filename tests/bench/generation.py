@@ -86,7 +86,7 @@ def maskgit(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     torch.set_num_threads(1)
     try:
         predictor, rgb = micro(), pictures(1)
-        how = Decoding(steps=25, temperature=1.0, seed=7)
+        how = Decoding(order="maskgit", steps=25, temperature=1.0, seed=7)
         predictor.predict({"tok_rgb": rgb}, "tok_depth", Decoding(steps=2))
         taken = []
         for _ in range(3):

@@ -21,7 +21,8 @@ class Decoding:
     """Settings of one target.
 
     order: "maskgit" predicts all open positions each round and keeps the surest; "roar" predicts and keeps a random
-    part; "ar" goes token by token; "auto" is ar for sequences, maskgit for the rest. steps: rounds. counts: how many
+    part; "ar" goes token by token; "auto" is ar for sequences, roar for images, maskgit for the rest: of an image the
+    surest places are the empty ones, which then make all the others look empty. steps: rounds. counts: how many
     tokens a round keeps. temperature: 0 takes the likeliest; cooling: how it falls over the rounds (over the tokens of
     a sequence it stays). top_k, top_p: see Picker. guidance, weights: see guidance.passes; weights by stream.
     """
@@ -47,7 +48,7 @@ class Decoding:
         """The order of this stream. ConfigError where it cannot be decoded in the order that is asked for."""
         sequence = stream.kind == "sequence"
         if self.order == "auto":
-            return "ar" if sequence else "maskgit"
+            return "ar" if sequence else "roar" if stream.kind == "image" else "maskgit"
         if sequence != (self.order == "ar"):
             fit = "ar" if sequence else "maskgit or roar"
             raise ConfigError(f"{stream.name}: cannot be decoded in the order {self.order!r}; use {fit}")

@@ -33,7 +33,9 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize("counts", ["cosine", "linear"])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_rounds_give_what_the_plain_loop_gives(predictor: Predictor, guidance: float, counts: Any, heat: float) -> None:
-    how = Decoding(steps=5, counts=counts, temperature=heat, cooling="linear", guidance=guidance, seed=3)
+    how = Decoding(
+        order="maskgit", steps=5, counts=counts, temperature=heat, cooling="linear", guidance=guidance, seed=3
+    )
     found = predictor.predict({"tok_canny_edge": [EDGE_TOKENS] * 2}, "tok_rgb", how, keys=["x", "y"])
     for row, key in zip(found, "xy", strict=True):
         assert row.tolist() == naive.maskgit(predictor.model, SEEN, RGB, how, key, guidance)
