@@ -33,13 +33,16 @@ def test_adopted_it_predicts(folder: Path, tmp_path: Path) -> None:
     record = adopt_model(ds, resolve(f"file:{folder}"), "published")
     model, again = checkpoint.load_model(tmp_path / "ds" / "_models" / "published")
     assert isinstance(model, FourM) and again["weights"] == record["weights"]
-    assert [s.name for s in model.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "t5_caption"]
+    assert [s.name for s in model.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "tok_t5_caption"]
     predictor = Predictor(model, again)
     caption = [np.array([250, 251], np.uint16), None]
     depth = predictor.predict({"tok_caption": caption}, "tok_depth@32")
     assert np.asarray(depth).shape == (2, 4)
     text = predictor.predict({"tok_depth@32": np.asarray(depth)}, "tok_caption")
     assert len(text) == 2
+    vectors = [np.ones((3, 32), np.float16), None]  # as a data set's shards of tok_t5_caption have them
+    read = predictor.probabilities({"tok_t5_caption": vectors}, "tok_depth@32")
+    assert not np.allclose(read[0], read[1]), "they are read"
 
 
 def test_what_is_no_model_or_was_changed_is_refused(folder: Path, tmp_path: Path) -> None:
