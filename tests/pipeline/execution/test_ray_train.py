@@ -19,16 +19,16 @@ from trainer.launch import silent, start
 from trainer.train import TrainReport, model_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
-STEPS, SIZES_OF = 12, (8, 8, 8)
+STEPS, SIZES_OF = 8, (8, 8, 8)
 
 
 def settings(**changed: Any) -> TrainConfig:
-    given = {"steps": STEPS, "batch": 8, "n_in": 12, "n_out": 12, "block": 4, "save_every": 6, "holdout": 0.2}
-    return TrainConfig(**{**given, "precision": "fp32", "tensorboard": False, **changed})
+    given = {"steps": STEPS, "batch": 8, "n_in": 12, "n_out": 12, "block": 4, "save_every": 4, "holdout": 0.2}
+    return TrainConfig(**{**given, "precision": "fp32", "tensorboard": False, "eval_samples": 8, **changed})
 
 
 def by_ray(ds: Dataset, **changed: Any) -> TrainReport:
-    return start(ds, settings(launcher="ray", workers=2, gpus=False, **changed), silent)
+    return start(ds, settings(**{"launcher": "ray", "workers": 2, "gpus": False, **changed}), silent)
 
 
 def assert_alike(found: TrainReport, alone: TrainReport) -> None:
@@ -51,7 +51,7 @@ def test_two_workers_follow_one_process_which_goes_on_from_their_checkpoint(tmp_
     folder = model_folder(ds, "model")
     assert checkpoint.read_record(folder)["step"] == STEPS
     kept = checkpoint.steps(folder.with_name("model.run"))
-    assert [path.name for path in kept] == [checkpoint.step_folder(Path(), step).name for step in (6, STEPS)]
+    assert [path.name for path in kept] == [checkpoint.step_folder(Path(), step).name for step in (4, STEPS)]
     for later in (kept[-1], folder):  # as it is where the job is killed before the second
         shutil.rmtree(later)
     first = (kept[0] / checkpoint.RECORD).read_bytes()
@@ -62,4 +62,4 @@ def test_two_workers_follow_one_process_which_goes_on_from_their_checkpoint(tmp_
 
 def test_what_is_wrong_with_the_settings_is_said_as_by_one_process(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.modalities: 'tok_nothing' has no tokens"):
-        by_ray(write_world(tmp_path, (8,)), modalities=["tok_nothing"])
+        by_ray(write_world(tmp_path, (8,)), modalities=["tok_nothing"], workers=1)
