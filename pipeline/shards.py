@@ -43,15 +43,17 @@ def write_tar(
     """Write (id, {extension: bytes}) samples as a WebDataset tar with fixed times, owners and modes."""
     from webdataset import TarWriter
 
-    with path.open("wb") as handle:
-        writer = TarWriter(handle, encoder=False, mtime=0, user="manymodal", group="manymodal")
+    # The writer is closed before the file, also where it is interrupted: what it holds back would be written afterwards.
+    with (
+        path.open("wb") as handle,
+        TarWriter(handle, encoder=False, mtime=0, user="manymodal", group="manymodal") as writer,
+    ):
         head = _header(modality, inputs)
         info = tarfile.TarInfo(HEADER)
         info.size, info.mtime, info.mode = len(head), 0, 0o444
         writer.tarstream.addfile(info, io.BytesIO(head))
         for key, members in samples:
             writer.write({"__key__": key, **members})
-        writer.close()
 
 
 def iter_tar(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import random
+import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +147,20 @@ def test_a_sample_without_label_is_damage(tmp_path: Path) -> None:
     write_tar(path, "fake_map", [("a", {"jpg": b"x"})], INPUTS)
     with pytest.raises(DamageError, match="neither"):
         list(read_labels(path, FAKE_MAP))
+
+
+def test_an_interrupted_writer_leaves_nothing_to_write_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a tar holds back would otherwise be written to the closed file when it is collected: a traceback on stderr."""
+    late: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", late.append)
+
+    def samples() -> Iterator[tuple[str, dict[str, bytes]]]:
+        yield "a" * 32, {"npy": b"x" * 1000}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_tar(tmp_path / "a.tar", "fake", samples(), {})
+    gc.collect()
+    assert not late
