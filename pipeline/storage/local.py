@@ -15,6 +15,8 @@ from pathlib import Path
 from pipeline.errors import StorageError
 from pipeline.storage.interface import Entry, plain
 
+RACES = 100  # how often the empty folder of temporary files may vanish under an attempt
+
 
 @contextlib.contextmanager
 def _explained(root: Path) -> Iterator[None]:
@@ -167,7 +169,12 @@ class LocalStorage:
     def scratch(self) -> Iterator[Path]:
         folder = self.root / self.SCRATCH / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         with _explained(self.root):
-            folder.mkdir(parents=True)
+            for _ in range(RACES):
+                with contextlib.suppress(FileNotFoundError):  # another attempt that ended took the empty parent away
+                    folder.mkdir(parents=True)
+                    break
+            else:
+                folder.mkdir(parents=True)
         try:
             yield folder
         finally:

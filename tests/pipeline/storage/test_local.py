@@ -86,3 +86,18 @@ def test_folders_and_buckets(tmp_path: Path) -> None:
 def test_keys_stay_inside(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="leaves the data set"):
         LocalStorage(tmp_path).put_if_absent(key, b"")
+
+
+def test_the_last_attempt_may_sweep_while_another_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the making of `_tmp` and of the folder in it, another attempt takes the empty `_tmp` away, twice."""
+    storage, mkdir, swept = LocalStorage(tmp_path), os.mkdir, [0]
+
+    def raced(path: str | Path, *mode: int, **given: int) -> None:
+        mkdir(path, *mode, **given)
+        if Path(path).name == LocalStorage.SCRATCH and swept[0] < 2:
+            swept[0] += 1
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", raced)
+    with storage.scratch() as folder:
+        assert folder.is_dir() and swept == [2]
