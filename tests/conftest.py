@@ -56,10 +56,15 @@ def moto_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture
-def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An empty bucket on the real server, for this process and those it starts; its URL. No pauses between attempts."""
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """An empty bucket on the real server, for this process and those it starts; its URL. No pauses between attempts.
+
+    It is deleted afterwards: each takes several of the server's volumes, which are as many as its disk has room for.
+    """
     _only_aws(monkeypatch, s3_server.environment(tmp_path))
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     bucket = f"b-{uuid.uuid4().hex[:12]}"
-    s3_server.client().create_bucket(Bucket=bucket)
-    return f"s3://{bucket}"
+    client = s3_server.client()
+    client.create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    client.delete_bucket(Bucket=bucket)  # SeaweedFS deletes what is in it too

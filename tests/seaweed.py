@@ -79,7 +79,7 @@ def seaweed(folder: Path, weed: str) -> Iterator[Server]:
     command = [
         weed, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
         *(f"-{name}={port}" for name, port in ports.items()), f"-s3.config={settings}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-volume.max=0", "-master.volumeSizeLimitMB=256", "-master.electionTimeout=1s", "-master.telemetry=false",
+        "-volume.max=400", "-master.volumeSizeLimitMB=256", "-master.electionTimeout=1s", "-master.telemetry=false",
     ]  # fmt: skip
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stderr=sink, stdout=sink, start_new_session=True)

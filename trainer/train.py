@@ -176,6 +176,7 @@ class Training:
         self.logs = open_logs(home.path, self.config, run.step) if first else []
         self.live = Live(home.path / PAGE, self.config.name, run.estimate.words(self.config.steps)) if first else None
         self.shown: dict[str, str] = {}
+        self.saved = run.step  # nothing, or the checkpoint gone on from
         self.begun = self.mark = (time.perf_counter(), run.step, run.waited, run.flops)
 
     def go(self, report: TrainReport, folder: Path) -> None:
@@ -257,10 +258,15 @@ class Training:
         return found
 
     def save(self) -> None:
-        """Keep a checkpoint, and no more than are wanted."""
+        """Keep a checkpoint, and no more than are wanted.
+
+        Whether it is there already is known by what this process did, never by looking: the first process may have
+        written it before a slower one looks, which would then not meet the others in `save`.
+        """
         target = checkpoint.step_folder(self.home.path, self.run.step)
-        if not (target / checkpoint.RECORD).is_file():
+        if self.saved != self.run.step:
             self.run.save(target)
+            self.saved = self.run.step
         if self.run.group.first:
             self.home.keep(target)
             checkpoint.prune(self.home.path, self.config.keep, self.config.keep_every)
