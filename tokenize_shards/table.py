@@ -3,8 +3,8 @@
 To add a modality: one labeler file in `labelers/` and one row here. A labeler shipped by another package brings its
 rows as a class attribute `tokens` (a tuple of TokenSpec); they are found through the labeler registry.
 
-One row holds no tokens: t5_caption, vectors that a model is shown and never asked for. They are kept as they are, in
-shards of the same kind, so that the trainer reads them as it reads tokens.
+Two rows hold no tokens, but vectors that a model is shown and never asked for: t5_caption, and the patches of the picture
+itself. They are kept as they are, in shards of the same kind, so that the trainer reads them as it reads tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 Kind = Literal["vit_vq", "mlp_pq", "sequence", "values"]
-Stream = Literal["image", "vector", "sequence", "embedding"]
+Stream = Literal["image", "vector", "sequence", "patches", "embedding"]
 Profile = Literal["offline", "published"]
 
 PROFILES: tuple[Profile, ...] = ("offline", "published")
@@ -32,7 +32,8 @@ class TokenSpec:
     """One row of the token table: how a modality's labels become tokens, and what the trainer must know about them.
 
     name: token modality, "tok_rgb". modality: whose labels it reads, "rgb". kind: which tokenizer; "values": none, the
-    labels are vectors (T, width) that stay as they are, the first max_tokens of them.
+    labels are vectors (T, width) that stay as they are, the first max_tokens of them, or with content "pixels" the
+    patches of a picture.
     size: side in pixels of the square view it looks at (0 for labels that are not cut to pixels). patch: pixels a
     token, so that an image-like modality has a grid of (size / patch) squared. channels: of the map or the features,
     or the vector's length; AS_LABELS: as many as the labels have, which differs between backends. vocab: codes a
@@ -73,7 +74,10 @@ class TokenSpec:
             return "a sequence has max_tokens, and neither vocab nor tokens" if bad else ""
         if self.kind == "values":
             bad = self.max_tokens is None or self.vocab is not None or self.tokens is not None
-            return "values have max_tokens, and neither vocab nor tokens" if bad else ""
+            if bad:
+                return "values have max_tokens, and neither vocab nor tokens"
+            grid = self.grid
+            return "" if grid is None or self.max_tokens == grid[0] * grid[1] else f"max_tokens is not that of {grid}"
         if self.vocab is None or self.tokens is None or self.max_tokens is not None:
             return f"a {self.kind} row has vocab and tokens, and no max_tokens"
         if not 1 < self.vocab <= 65536:
@@ -89,16 +93,18 @@ class TokenSpec:
 
     @property
     def stream(self) -> Stream:
-        """How the trainer treats it: tokens on a grid, tokens in fixed slots, a sequence, or vectors that are only shown."""
-        streams: dict[Kind, Stream] = {
-            "vit_vq": "image", "mlp_pq": "vector", "sequence": "sequence", "values": "embedding",
-        }  # fmt: skip
+        """How the trainer treats it: tokens on a grid, tokens in fixed slots, a sequence, or vectors that are only shown, on
+        a grid or one after another.
+        """
+        if self.kind == "values":
+            return "patches" if self.patch else "embedding"
+        streams: dict[Kind, Stream] = {"vit_vq": "image", "mlp_pq": "vector", "sequence": "sequence"}
         return streams[self.kind]
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """(rows, columns) of an image-like modality's tokens, row-major; None for the others."""
-        if self.kind != "vit_vq":
+        """(rows, columns) of an image-like modality's tokens or patches, row-major; None for the others."""
+        if not self.patch:
             return None
         side = self.size // self.patch
         return side, side
@@ -141,6 +147,13 @@ def sequence_row(modality: str, max_tokens: int, grammar: str = "", **params: An
 def values_row(modality: str, max_tokens: int) -> TokenSpec:
     """Vectors that are shown as they are; those beyond max_tokens are left out."""
     return TokenSpec(f"tok_{modality}", modality, "values", max_tokens=max_tokens)
+
+
+def pixels_row(size: int, patch: int) -> TokenSpec:
+    """The pictures themselves, as patches. Only where asked for: they take as much room as the pictures do undone."""
+    return TokenSpec(
+        "tok_rgb_pixels", "rgb", "values", size, patch, 3, max_tokens=(size // patch) ** 2, content="pixels", extra=True
+    )
 
 
 # Lengths are those of 4M-21, but for metadata: 21 fields of 2 tokens, where 4M-21 had 40. A person of BlazePose takes
@@ -195,6 +208,7 @@ class _Profile:
             _with(vector_row("minilm_caption", 0, 384, vectors), self.mlp),
             *_SEQUENCES,
             values_row("t5_caption", 77),
+            pixels_row(self.size, self.patch),
             self._large("rgb", 3, self.rgb, "pixels"),
             self._large("depth", 1, maps, "depth"),
             self._large("normal", 3, maps, "normals"),
@@ -280,6 +294,7 @@ def configure(spec: TokenSpec, overrides: Mapping[str, Any]) -> TokenSpec:
     values = dict(overrides)
     values["params"] = {**spec.params, **values.get("params", {})}
     size, patch = values.get("size", spec.size), values.get("patch", spec.patch)
-    if spec.kind == "vit_vq" and patch >= 1 and "tokens" not in values:
-        values["tokens"] = (size // patch) ** 2
+    length = "max_tokens" if spec.kind == "values" else "tokens"
+    if spec.grid and patch >= 1 and length not in values:
+        values[length] = (size // patch) ** 2
     return dataclasses.replace(spec, **values)

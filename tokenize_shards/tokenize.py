@@ -165,7 +165,8 @@ def token_recipes(
     for spec in members:
         sha256 = manifest.tokenizers.get(spec.owner)
         if spec.kind == "values":
-            params = {"spec": asdict(spec), "views": 1, "seed": 0, "computed": {}}
+            views = (config.tokens.views, config.tokens.seed) if spec.size else (1, 0)  # 0: of the whole photo
+            params = {"spec": asdict(spec), "views": views[0], "seed": views[1], "computed": {}}
             recipes.append(_recipe(spec, params, {read: current[read]}))
             continue
         if sha256 is None:

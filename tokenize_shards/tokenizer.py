@@ -35,6 +35,7 @@ KINDS: dict[str, str] = {
     "mlp_pq": "tokenize_shards.mlp_pq:MLPPQ",
     "sequence": "tokenize_shards.sequence:SequenceTokenizer",
     "values": "tokenize_shards.values:Values",
+    "patches": "tokenize_shards.values:Patches",
 }
 
 # Figures of a fit, and how a page names them.

@@ -1,4 +1,4 @@
-"""The "tokenizer" of vectors that are shown as they are: nothing is fitted, and nothing is lost but their end."""
+"""The "tokenizers" of vectors that are shown as they are: nothing is fitted, and nothing is lost but their end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenizer import FitReport, Progress, Tokenizer
 
 Vectors = NDArray[np.float16]
+MEAN, DEVIATION = (np.array(c, np.float32) for c in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
 
 
 class Values(Tokenizer):
@@ -55,6 +56,46 @@ class Values(Tokenizer):
         return cls(config["limit"])
 
 
+class Patches(Values):
+    """Pictures uint8 (size, size, 3) <-> their patches, float16 (patches, 3 patch^2): numbers in the order channel, row,
+    column, less the mean of ImageNet over its deviation, as the published models are shown them.
+    """
+
+    kind = "patches"
+
+    def __init__(self, size: int, patch: int) -> None:
+        super().__init__((size // patch) ** 2)
+        self.size, self.patch = size, patch
+
+    def encode(self, batch: Sequence[NDArray[np.uint8]]) -> list[Vectors]:  # type: ignore[override]
+        """ValueError for other than pictures of that size."""
+        side, patch = self.size // self.patch, self.patch
+        found = []
+        for image in batch:
+            if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
+                raise ValueError(f"expected uint8 ({self.size}, {self.size}, 3), got {image.dtype} {image.shape}")
+            scaled = (image.astype(np.float32) / 255 - MEAN) / DEVIATION
+            cells = scaled.reshape(side, patch, side, patch, 3).transpose(0, 2, 4, 1, 3)
+            found.append(cells.reshape(self.limit, -1).astype(np.float16))
+        return found
+
+    def decode(self, tokens: Sequence[Vectors]) -> list[NDArray[np.uint8]]:  # type: ignore[override]
+        side, patch = self.size // self.patch, self.patch
+        found = []
+        for row in tokens:
+            cells = row.astype(np.float32).reshape(side, side, 3, patch, patch).transpose(0, 3, 1, 4, 2)
+            image = (cells.reshape(self.size, self.size, 3) * DEVIATION + MEAN) * 255
+            found.append(image.round().clip(0, 255).astype(np.uint8))
+        return found
+
+    def config(self) -> dict[str, Any]:
+        return {"size": self.size, "patch": self.patch}
+
+    @classmethod
+    def restore(cls, config: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Patches:
+        return cls(config["size"], config["patch"])
+
+
 def width_of(rows: Sequence[object]) -> int:
     """Numbers in each vector of some encoded rows (lists of views, or Nulls); 1 where none has any."""
     return next((int(row[0].shape[1]) for row in rows if isinstance(row, list)), 1)
@@ -62,7 +103,11 @@ def width_of(rows: Sequence[object]) -> int:
 
 def without_tokenizer(specs: Sequence[TokenSpec]) -> dict[str, Values]:
     """Of token modalities those that need no fitted tokenizer, with what encodes them."""
-    return {spec.name: Values(spec.length) for spec in specs if spec.kind == "values"}
+    return {
+        spec.name: Patches(spec.size, spec.patch) if spec.patch else Values(spec.length)
+        for spec in specs
+        if spec.kind == "values"
+    }
 
 
 def maker_of(ds: Dataset, recipe: Mapping[str, Any]) -> str:
@@ -71,6 +116,9 @@ def maker_of(ds: Dataset, recipe: Mapping[str, Any]) -> str:
     """
     if recipe["weights"]:
         return str(recipe["weights"].get("tokenizer", {}).get("sha256", ""))
+    spec = recipe["params"]["spec"]
+    if spec["patch"]:  # the same pixels, however the photos were taken in
+        return f"patches of {spec['patch']} of {spec['size']} pixels"
     read = [ds.recipe(source) for source in recipe["reads"].values()]
     made = [{key: one[key] for key in ("labeler", "version", "params", "weights")} for one in read]
     return hashlib.sha256(canonical_json(made)).hexdigest() if made else ""

@@ -16,8 +16,8 @@ FREE = frozenset({
 
 
 # What takes the place of T5 embeddings in the published mixture: the first of these that the data has.
-SHOWN = "tok_t5_caption"  # and never asked for
-EMBEDDINGS = (SHOWN, "tok_minilm_caption")
+EMBEDDINGS = ("tok_t5_caption", "tok_minilm_caption")
+SHOWN = {"tok_t5_caption", "tok_rgb_pixels"}  # and never asked for
 
 
 class _Section(BaseModel):
@@ -134,7 +134,7 @@ def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
     """The mixture of a run; the ready-made ones fall back to any streams from any where there is no RGB."""
     if isinstance(config.mixture, list):
         return tuple(part.component() for part in config.mixture)
-    if "tok_rgb" not in names or len(set(names) - {SHOWN}) < 2:
+    if "tok_rgb" not in names or len(set(names) - SHOWN) < 2:
         return (all2all(0.1), all2all(1.0))
     return (
         demo() if config.mixture == "demo" else published(embedding=next((n for n in EMBEDDINGS if n in names), None))

@@ -181,7 +181,7 @@ class Corpus:
             raise ConfigError(
                 f"{where}: has {column.views} views where others have {self.views}; tokenize with one `views`"
             )
-        if (stream.kind in ("sequence", "embedding")) != (column.offsets is not None):
+        if (stream.kind == "sequence" or stream.values) != (column.offsets is not None):
             raise DamageError(f"{where}: is of another kind than {stream.kind}; tokenize it again")
         if column.offsets is None and column.ids.shape[2] != stream.length:
             raise DamageError(
@@ -192,6 +192,11 @@ class Corpus:
                 raise DamageError(
                     f"{where}: holds vectors {column.ids.shape[1:]}, expected {stream.width} numbers; tokenize it again"
                 )
+            if not stream.grid or column.offsets is None:
+                return
+            held = np.diff(column.offsets)[np.repeat(column.valid, column.views)]
+            if (held != stream.length).any():
+                raise DamageError(f"{where}: has views that are not {stream.length} patches; tokenize it again")
             return
         top = int(column.ids.max(initial=0))
         if top >= stream.vocab:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,7 @@ def judge(
     for number, (what, spots) in enumerate(asked):
         found[what] = {}
         same = repeated(corpus, spots) if what == "views" and len(spots[0]) else {}
-        for given, component, judged in (
-            _passes([s.name for s in corpus.streams if not s.values]) if len(spots[0]) else ()
-        ):
+        for given, component, judged in _passes(corpus) if len(spots[0]) else ():
             masker = Masker(corpus.streams, [component], n_in, n_out)
             sums = _Sums(model, corpus, masker, guess, score or (lambda batch: _plain(model, batch)))
             sums.add(spots, [seed, 77 + number])
@@ -119,9 +117,11 @@ def judge(
     return Judgement(*({n: found[what][n] for n in order if n in found[what]} for what in ("photos", "views")))
 
 
-def _passes(names: Sequence[str]) -> list[tuple[str, Component, list[str]]]:
-    """(what is seen, how it is masked, the streams that are judged by it)."""
-    passes = [("any", all2all(1.0), [n for n in names if n == "tok_rgb" or "tok_rgb" not in names])]
+def _passes(corpus: Corpus) -> list[tuple[str, Component, list[str]]]:
+    """(what is seen, how it is masked, the streams that are judged by it). Pixels, which tell all, are not seen."""
+    names = [s.name for s in corpus.streams if not s.values]
+    mix = replace(all2all(1.0), inputs={"*": 1.0, **{s.name: 0.0 for s in corpus.streams if s.kind == "patches"}})
+    passes = [("any", mix, [n for n in names if n == "tok_rgb" or "tok_rgb" not in names])]
     if "tok_rgb" in names and len(names) > 1:
         passes.append(("RGB", from_one("tok_rgb", alpha=1.0), [n for n in names if n != "tok_rgb"]))
     return passes

@@ -25,7 +25,7 @@ from tokenize_shards.shards import open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenize import view_labeler
 from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
-from tokenize_shards.values import Values
+from tokenize_shards.values import without_tokenizer
 from tokenize_shards.views import cut_image
 from trainer.generate.decoding import Decoding
 from trainer.predict import Predictor
@@ -130,7 +130,7 @@ class Columns:
         """Labels of one modality: its tokens decoded, and what the model predicts."""
         recipe = self.ds.recipe(self.manifest.modalities[spec.name])
         if spec.kind == "values":
-            return decode(spec, Values(spec.length), self.tokens(spec.name)), {}
+            return decode(spec, without_tokenizer([spec])[spec.name], self.tokens(spec.name)), {}
         tokenizer = load_tokenizer(self.ds.weights_path(recipe["weights"]["tokenizer"]["sha256"]))
         real = self.given if spec.name == RGB else self.tokens(spec.name)
         decoded = decode(spec, tokenizer, real)

@@ -27,7 +27,8 @@ from tokenize_shards.vit_vq import ViTVQ
 def test_every_row_holds_together(profile: str) -> None:
     known, table = all_modalities(), specs(profile)
     for name, spec in table.items():
-        assert name == spec.name == f"tok_{spec.modality}{f'@{spec.size}' if spec.extra else ''}"
+        large = f"@{spec.size}" if spec.kind != "values" else "_pixels"
+        assert name == spec.name == f"tok_{spec.modality}{large if spec.extra else ''}"
         assert (spec.stream == "sequence") == (spec.content in GRAMMARS)
         assert spec.owner in table and not table[spec.owner].shares
         assert table[spec.owner].vocab == spec.vocab and table[spec.owner].content == spec.content
@@ -36,7 +37,7 @@ def test_every_row_holds_together(profile: str) -> None:
         if spec.content == "features" and spec.modality in known:
             assert known[spec.modality].kind == "features"
         if spec.grid is not None:
-            assert spec.grid[0] * spec.grid[1] == spec.tokens == spec.length
+            assert spec.grid[0] * spec.grid[1] == (spec.tokens or spec.max_tokens) == spec.length
         if spec.tokens is None:
             assert spec.length == spec.max_tokens
 
@@ -54,7 +55,8 @@ def test_published_rows_are_those_of_4m() -> None:
     assert (table["tok_semseg"].vocab, table["tok_semseg"].channels) == (4096, 134)
     assert [table[f"tok_{name}"].tokens for name in ("clip", "imagebind")] == [196, 256]
     assert table["tok_det"].max_tokens == 256
-    large = {name: spec for name, spec in table.items() if spec.extra}
+    assert (table["tok_rgb_pixels"].grid, table["tok_rgb_pixels"].extra) == ((14, 14), True)
+    large = {name: spec for name, spec in table.items() if spec.extra and spec.tokens}
     assert set(large) == {f"tok_{name}@448" for name in ("rgb", "depth", "normal", "semseg", "clip")}
     assert all(spec.tokens == 784 and spec.vocab == table[name[:-4]].vocab for name, spec in large.items())
 

@@ -16,7 +16,7 @@ from pipeline.dataset import Dataset
 from pipeline.records import Commit, IndexRow, recipe_id, shard_name
 from pipeline.shard_task import replace
 from tokenize_shards.shards import Row, TokenMeta, verify_tokens, write_tokens
-from tokenize_shards.table import TokenSpec, image_row, sequence_row, values_row, vector_row
+from tokenize_shards.table import TokenSpec, image_row, pixels_row, sequence_row, values_row, vector_row
 from trainer.loader import Corpus
 from trainer.masking import Masked
 from trainer.model import Model, Size
@@ -34,6 +34,7 @@ GLOBAL = vector_row("dinov2_global", size=8, channels=8, vocab=32, tokens=3)
 CAPTION = sequence_row("caption", 8)
 METADATA = sequence_row("metadata", 6)
 VECTORS = values_row("t5_caption", 5)  # shown, never asked for
+PIXELS = pixels_row(4, 2)  # and so are these: 4 patches of 12 numbers
 SPECS = (EDGES, CAPTION, GLOBAL, METADATA, RGB)  # by name, as manifests have them
 VECTOR_WIDTH = 6
 
@@ -46,6 +47,14 @@ def vectors_of(number: int) -> np.ndarray:
     """One to three vectors: the first says the class, all of them the sample."""
     made = np.full((1 + number % 3, VECTOR_WIDTH), number / 64, np.float16)
     made[0, :CLASSES] = 4 * np.eye(CLASSES)[number % CLASSES]
+    return made
+
+
+def patches_of(number: int, view: int) -> np.ndarray:
+    """Four patches: all of them say the class, the last the sample and the view."""
+    made = np.zeros((4, 12), np.float16)
+    made[:, :CLASSES] = 2 * np.eye(CLASSES)[number % CLASSES]
+    made[3, CLASSES:] = number / 64 + view / 2
     return made
 
 
@@ -73,6 +82,8 @@ def tokens_of(name: str, number: int, view: int, salt: int = 0) -> np.ndarray:
     kind = number % CLASSES
     if name == VECTORS.name:
         return vectors_of(number)
+    if name == PIXELS.name:
+        return patches_of(number, view)
     if name == "tok_rgb":
         rest = (kind * 13 + np.arange(13)) % 64
         return np.array([number % 64, number // 64, view, *rest], np.uint16)
@@ -118,8 +129,8 @@ def add_tokens(
         "params": {"spec": asdict(spec), "views": views, "salt": salt},
     }  # fmt: skip
     name = ds.put_recipe(recipe)
-    width = VECTOR_WIDTH if spec.kind == "values" else 0
-    views = 1 if width else views
+    width = {VECTORS.name: VECTOR_WIDTH, PIXELS.name: 12}.get(spec.name, 0)
+    views = 1 if spec.name == VECTORS.name else views
     meta = TokenMeta(spec.name, views, spec.tokens, vocab_of(spec), recipe_id(recipe), width=width)
     for k in range(len(sizes)) if only is None else only:
         rows: list[Row] = [

@@ -11,22 +11,25 @@ import pytest
 import torch
 
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamageError
 from tests.trainer.corpus import (
     EDGES,
+    PIXELS,
+    RGB,
     SPECS,
     TINY,
     VECTOR_WIDTH,
     VECTORS,
     lacks,
     number_and_view,
+    patches_of,
     tokens_of,
     vectors_of,
     write_world,
 )
 from tests.trainer.test_train import Stopped, stop_at
 from trainer.config import ComponentConfig, TrainConfig, components
-from trainer.evaluate import judge
+from trainer.evaluate import _passes, judge
 from trainer.feed import tensors
 from trainer.generate.decoding import Decoding
 from trainer.loader import Blend, Corpus, Loader
@@ -76,6 +79,51 @@ def test_the_loader_hands_out_the_vectors_of_the_labels(corpus: Corpus) -> None:
             assert not found.values[i, len(expected) :].any()
             lacking += lacks(NAME, number)
     assert lacking
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Edges, and the pictures they are of as patches and as tokens."""
+    return write_world(tmp_path_factory.mktemp("pictures"), (24, 24), specs=(EDGES, RGB, PIXELS))
+
+
+def test_patches_are_shown_at_their_places_and_never_asked_for(pictures: Dataset) -> None:
+    corpus = open_corpus(pictures, 0.2)
+    s = index(corpus, PIXELS.name)
+    assert (corpus.streams[s].kind, corpus.streams[s].grid, corpus.streams[s].width) == ("patches", (2, 2), 12)
+    batch = Loader(corpus, 16, 3).next()
+    found = masked(corpus, all2all(1.0), n_in=8, n_out=8)
+    assert not (found.out_stream[found.out_mask] == s).any()
+    seen = set()
+    for i, (number, view) in enumerate(number_and_view(batch["tok_rgb"].ids)):
+        at = found.in_pos[i, found.in_mask[i] & (found.in_stream[i] == s)]
+        seen.add(len(at))
+        np.testing.assert_array_equal(found.values[PIXELS.name][i, at], patches_of(number, view)[at])
+    assert len(seen) > 1, "some of them, not the first ones of all"
+
+
+def test_a_model_learns_from_pixels(pictures: Dataset) -> None:
+    """Edges follow from the class, which every patch says; RGB is judged without them, as they would tell all of it."""
+    read = ComponentConfig(name="read", inputs={PIXELS.name: 1.0}, targets={EDGES.name: 1.0})
+    report = train(pictures, settings(mixture=[read]))
+    assert set(report.heldout) == {EDGES.name, "tok_rgb"}
+    predictor = Predictor.load(model_folder(pictures, "model"))
+    numbers = [n for n in range(40, 48) if not lacks(EDGES.name, n)]
+    found = predictor.predict({PIXELS.name: [patches_of(n, 1) for n in numbers]}, EDGES.name, Decoding(steps=1))
+    right = [np.array_equal(row, tokens_of(EDGES.name, n, 0)) for row, n in zip(found, numbers, strict=True)]
+    assert np.mean(right) > 0.9
+    passes = _passes(open_corpus(pictures, 0.2))
+    assert [given for given, component, judged in passes if component.inputs.get(PIXELS.name) == 0 and judged] == [
+        "any"
+    ]
+    with pytest.raises(ConfigError, match=r"tok_rgb_pixels: \(3, 12\) where a sample has \(4, 12\)"):
+        predictor.predict({PIXELS.name: [patches_of(1, 0)[:3]]}, EDGES.name)
+
+
+def test_a_view_with_a_patch_too_few_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.trainer.corpus.patches_of", lambda number, view: patches_of(number, view)[:3])
+    with pytest.raises(DamageError, match="has views that are not 4 patches"):
+        open_corpus(write_world(tmp_path, (8,), specs=(EDGES, PIXELS)), 0.0)
 
 
 def test_other_data_sets_lack_the_stream(corpus: Corpus, tmp_path: Path) -> None:
@@ -132,7 +180,8 @@ def test_the_published_mixture_takes_what_there_is(corpus: Corpus) -> None:
     assert chosen[-2:] == [("tok_caption-biased", 0.5), (f"{NAME}-biased", 0.5)] and len(chosen) == 7
     assert components(config, ["tok_minilm_caption", "tok_rgb"])[-1].keep == ("tok_minilm_caption",)
     assert len(components(config, ["tok_caption", "tok_rgb"])) == 6
-    assert [c.name[:7] for c in components(config, [NAME, "tok_rgb"])] == ["all2all"] * 2, "nothing else to ask for"
+    for names in ([NAME, "tok_rgb"], [NAME, PIXELS.name, "tok_rgb"]):
+        assert [c.name[:7] for c in components(config, names)] == ["all2all"] * 2, "nothing else to ask for"
 
 
 FROM_VECTORS = ComponentConfig(name="read", inputs={NAME: 1.0}, targets={EDGES.name: 1.0})

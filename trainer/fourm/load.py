@@ -22,10 +22,12 @@ SUPPORTED = {"act_layer": "SiLU", "gated_mlp": True, "qk_norm": False, "qkv_bias
 
 def our_name(key: str) -> str:
     """The token modality here that a published one is: tok_depth@224 is tok_depth, caption tok_caption, and
-    t5_caption tok_t5_caption; rgb@224 are pixels, of which there are no tokens.
+    t5_caption tok_t5_caption; rgb@224, which are pixels, tok_rgb_pixels.
     """
     plain = key.removesuffix("@224")
-    return plain if plain.startswith("tok_") or plain.split("@")[0] == "rgb" else f"tok_{plain}"
+    if plain.split("@")[0] == "rgb":
+        return f"tok_{plain.replace('rgb', 'rgb_pixels', 1)}"
+    return plain if plain.startswith("tok_") else f"tok_{plain}"
 
 
 def streams_of(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[Stream]:

@@ -73,7 +73,8 @@ class Job:
                 )
         views = {name: self.lexicon.shard(name, k).meta.views for name in order.sources for k in ds.shards()[:1]}
         for name, count in views.items():
-            if self.lexicon.spec(name).kind == "values":
+            spec = self.lexicon.spec(name)
+            if spec.kind == "values" and not spec.size:
                 continue  # of the whole photo: one view for all
             if not 0 <= order.view < max(count, 1):
                 raise ConfigError(f"view {order.view}: {name} has views 0..{count - 1}")

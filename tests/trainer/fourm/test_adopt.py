@@ -33,7 +33,7 @@ def test_adopted_it_predicts(folder: Path, tmp_path: Path) -> None:
     record = adopt_model(ds, resolve(f"file:{folder}"), "published")
     model, again = checkpoint.load_model(tmp_path / "ds" / "_models" / "published")
     assert isinstance(model, FourM) and again["weights"] == record["weights"]
-    assert [s.name for s in model.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "tok_t5_caption"]
+    assert [s.name for s in model.streams] == ["tok_rgb_pixels@32", "tok_caption", "tok_depth@32", "tok_t5_caption"]
     predictor = Predictor(model, again)
     caption = [np.array([250, 251], np.uint16), None]
     depth = predictor.predict({"tok_caption": caption}, "tok_depth@32")

@@ -145,7 +145,7 @@ def test_the_modalities_are_read_from_the_checkpoint() -> None:
         "rgb@32": "patches", "caption": "sequence", "tok_depth@32": "image", "t5_caption": "embedding"
     }  # fmt: skip
     renamed = build(*tiny()[1:], rename=True)
-    assert [s.name for s in renamed.streams] == ["rgb@32", "tok_caption", "tok_depth@32", "tok_t5_caption"]
+    assert [s.name for s in renamed.streams] == ["tok_rgb_pixels@32", "tok_caption", "tok_depth@32", "tok_t5_caption"]
 
 
 def test_a_folder_is_loaded_and_what_is_none_is_refused(tmp_path: Path) -> None:
