@@ -56,6 +56,7 @@ class Run:
         self.data = Blend([data]) if isinstance(data, Corpus) else data
         self.corpus, self.streams, self.device = self.data.corpora[0], self.data.streams, self.group.device
         self.dtype = precision(config, self.device)
+        self.mixture = [{**asdict(c), "keep": list(c.keep)} for c in components(config, [s.name for s in self.streams])]
         empty = skeleton(self.streams, SIZES[config.size], config.tied)
         self.estimate = self._estimate(empty)
         check_memory(self.estimate.bytes, config, self.device, self.group.world)
@@ -219,7 +220,7 @@ class Run:
             "others": [{"recipes": c.recipes, "manifest": c.manifest} for c in sets[1:]],
             "loader": self.loader_state, "block": self.feed.block, "curve": self.curve, "skipped": self.skipped,
             "evaluations": self.evaluations, "heldout": judged["photos"], "heldout_views": judged["views"],
-            "trained_views": self.corpus.train_views,
+            "trained_views": self.corpus.train_views, "mixture": self.mixture,
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:
@@ -248,6 +249,8 @@ class Run:
         """In what a checkpoint is of another run than this one; "" where it is not."""
         mine = self.record()
         other = next((key for key in ("streams", "recipes", "others") if record.get(key) != mine[key]), "")
+        if not other and record.get("mixture", mine["mixture"]) != mine["mixture"]:
+            other = "train.mixture (its ready-made components are others now)"
         views = record.get("trained_views", self.corpus.views)  # before there were held-out views, all
         if not other and views != self.corpus.train_views:
             other = "train.heldout_views"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from pipeline.errors import DamageError
+from pipeline.errors import ConfigError, DamageError
 from pipeline.records import file_sha256
 from trainer.atomic import finish
 from trainer.parallel import Divided, own
@@ -80,6 +80,11 @@ def save(
         parts = [json.loads(path.read_bytes()) for path in sorted(aside.glob("shard-*.json"))]
         for path in aside.glob("shard-*.json"):
             path.unlink()
+        if len(parts) != group.world:
+            raise ConfigError(
+                f"{aside}: holds the parts of {len(parts)} of {group.world} processes: each machine has a folder of its own. "
+                "Let MANYMODAL_CACHE, or the data set's root, be a folder that all of them see."
+            )
         layout = [{"file": part["file"], "rows": part["rows"]} for part in parts]
         finish(aside, folder, {**record, "layout": layout}, {part["file"]: part["sha256"] for part in parts})
     group.wait()

@@ -156,7 +156,8 @@ def _coverage(ds: Dataset, found: dict[str, Any]) -> list[CoverageRow]:
         stored = m["stored"] or m["committed"] or name not in known  # network features are stored on request
         rows.append(
             CoverageRow(
-                modality=name, backend=m["backend"], recipe=m["recipe"], total=found["samples"],
+                modality=name, backend=m["backend"], recipe=m["recipe"],
+                total=found["samples"] if stored or tokens else 0,  # 0: it is computed on the views, when those are due
                 committed=m["samples"] if stored else (tokens or {}).get("samples", 0), weights=weight["sha256"],
                 source=weight["url"].split("#")[0], licence=licence, nulls=m["null_reasons"],
                 tokens=_mean_tokens(ds, f"tok_{name}", tokens), vocab=fit.get("vocab"), codebook_used=fit.get("codebook_used"),

@@ -7,15 +7,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import nn
 
 from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
 from tests.trainer.corpus import TINY, write_world
-from trainer import checkpoint
+from trainer import checkpoint, sharded
 from trainer.config import TrainConfig
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
@@ -71,6 +74,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         given = (str(folder / "data"), str(folder / "out"))
         mp.start_processes(process, given, nprocs=WORLD, start_method="spawn")
     return folder
+
+
+def test_parts_that_are_on_other_machines_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a folder of its own, and the first finds one part of two."""
+    monkeypatch.setattr(Group, "wait", lambda group: None)
+    divided = SimpleNamespace(group=Group(0, 2), model=nn.Linear(2, 2))
+    optimizer = torch.optim.AdamW(divided.model.parameters())
+    with pytest.raises(ConfigError, match="holds the parts of 1 of 2 processes"):
+        sharded.save(tmp_path / "step-1", divided, optimizer, {}, {})  # type: ignore[arg-type]
+    assert not (tmp_path / "step-1").exists()
 
 
 @pytest.fixture

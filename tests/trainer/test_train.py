@@ -21,6 +21,7 @@ from trainer import checkpoint
 from trainer.card import CARD
 from trainer.feed import Item
 from trainer.logs import LINES, read_lines
+from trainer.mixture import demo
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
 from trainer.parallel import Group
@@ -181,6 +182,16 @@ def test_going_on_with_other_settings_is_refused(ds: Dataset) -> None:
         train(ds, config(lr=0.5))
     assert train(ds, config(save_every=4, name="other")).steps == 8
     assert steps_seen(ds, config(lr=0.5), again=True)[0] == 1
+
+
+def test_going_on_with_another_mixture_of_the_same_name_is_refused(
+    ds: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        train(ds, config(mixture="published"), stop_at(5))
+    monkeypatch.setattr("trainer.config.published", lambda embedding: demo())
+    with pytest.raises(ConfigError, match=r"trained with another train\.mixture"):
+        train(ds, config(mixture="published"))
 
 
 def test_a_stopped_run_goes_on_with_the_manifest_it_had(ds: Dataset) -> None:
