@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from labelers.core.ahead import ahead
 from labelers.core.images import decode_stored
 from labelers.core.labeler import Sample
 from labelers.core.modality import Label, Modality, Null
 from pipeline import weights
-from pipeline.ahead import ahead
 from pipeline.commits import commit_key, data_key, read_commit
 from pipeline.errors import ConfigError, DamageError, ManymodalError
 from pipeline.records import (

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from labelers.core.ahead import helpers
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Null
 from labelers.core.registry import all_modalities
-from pipeline.ahead import helpers
 from pipeline.batches import Batches, Labels, unguarded
 from pipeline.dataset import NO_PIXELS, Dataset, with_labels
 from pipeline.execution.work import Done, cannot_start, sentence

@@ -8,8 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.seaweed import Server, find_weed, seaweed
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("any machine")
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from labelers.core.ahead import ahead
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
-from pipeline.ahead import ahead
 from pipeline.batches import Batches
 from pipeline.dataset import Dataset
 from pipeline.errors import DamageError, Incomplete

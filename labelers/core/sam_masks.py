@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from labelers.core.ahead import ahead, helpers
 from labelers.core.rle import Runs
 from labelers.core.sam_crops import Crop, crops_of, cut_by, fits, point_grid, scaled
 from labelers.core.sam_decoder import Decoder, Grid, Seen
@@ -40,7 +40,6 @@ POINTS_CPU = 8  # points at once at most, for the same reason
 DRAWN = 64  # points whose masks are drawn at once: each takes 8 to 24 MB meanwhile
 LAST = np.array([0, 0, 1, 1])  # from the edges of pixels to the last pixel, with which the package compares boxes
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,9 @@ class AutomaticMasks:
         last = {crop.image: at for at, crop in enumerate(crops)}
         found: dict[int, list[_Part]] = {i: [] for i in range(len(images))}
         results: dict[int, Future[T]] = {}
-        with ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
-            pixels = _ahead(
-                pool, lambda crop: self._resized(images[crop.image], crop), crops, 2 * self._settings.images
+        with helpers(THREADS // 2, "sam") as pool, torch.inference_mode():
+            pixels = ahead(
+                lambda crop: self._resized(images[crop.image], crop), crops, THREADS // 2, 2 * self._settings.images
             )
             for at, (crop, embedding) in enumerate(zip(crops, self._embedded(pixels), strict=True)):
                 found[crop.image].append(self._answered(embedding, crop))
@@ -282,14 +281,3 @@ def _changes(masks: torch.Tensor, crop: Crop) -> tuple[torch.Tensor, torch.Tenso
     turns = flat.clone()
     turns[:, 1:] ^= flat[:, :-1]
     return turns.flatten().nonzero()[:, 0] % (height * width), turns.sum(dim=1)
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[U], T], items: Sequence[U], number: int) -> Iterator[T]:
-    """`work` on each item, in order, on threads, so many items before they are asked for."""
-    waiting: deque[Future[T]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > number:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.ahead import confine
+from labelers.core.ahead import confine
 from pipeline.config import Limits
 from pipeline.errors import ConfigError, Incomplete, StorageError
 from pipeline.execution.placement import Need, capacity, place

@@ -57,7 +57,7 @@ def test_plain_images_have_no_edges(level: int) -> None:
     assert not edges(np.full((33, 47, 3), level, np.uint8)).any()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32 - 1))
 def test_round_trip_and_same_bytes(width: int, height: int, seed: int) -> None:
     label = np.random.default_rng(seed).integers(0, 2, (height, width)).astype(np.uint8) * 255

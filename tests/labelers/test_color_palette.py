@@ -68,7 +68,7 @@ def test_one_colour_repeats(level: int) -> None:
         assert palette.tolist() == [[level] * 3] * size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 256), st.integers(0, 2**32 - 1))
 def test_any_image_has_seven_palettes_that_come_back(width: int, height: int, levels: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, levels, (height, width, 3), np.uint8, endpoint=False)

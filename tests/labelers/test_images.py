@@ -181,7 +181,7 @@ def test_a_crash_inside_a_codec_is_damage(monkeypatch: pytest.MonkeyPatch) -> No
         decode(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     name=st.sampled_from([n for n, (data, want) in CORPUS.items() if not want.reason and len(data) < 6000]),
     cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6), end=st.floats(0.02, 1),
@@ -206,7 +206,7 @@ def test_a_cut_file_is_called_truncated(fmt: str, cut: float) -> None:
         decode(whole[: int(cut * len(whole))])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
 def test_png_round_trip_and_same_bytes(width: int, height: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

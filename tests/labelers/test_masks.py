@@ -56,7 +56,7 @@ def test_area_and_box_are_those_of_the_mask(seed: int, height: int, width: int) 
     assert one["box"].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 1000), max_size=6), st.integers(1, 30), st.integers(1, 30))
 def test_the_map_is_painted_mask_after_mask(seeds: list[int], height: int, width: int) -> None:
     label = largest_first([instance(encode_rle(blob(seed, height, width)), 0.5) for seed in seeds])
@@ -66,7 +66,7 @@ def test_the_map_is_painted_mask_after_mask(seeds: list[int], height: int, width
     assert np.array_equal(instance_map(label, (height, width)), expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 1000), max_size=5))
 def test_round_trip_through_parquet(seeds: list[int]) -> None:
     label = label_of(seeds)

@@ -62,7 +62,7 @@ def of(depth: DepthMap, **params: float) -> np.ndarray:
 
 
 @given(st.floats(-45, 45), st.floats(-45, 45))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_plane_has_its_normal(right: float, down: float) -> None:
     normal = np.array([math.tan(math.radians(right)), math.tan(math.radians(down)), 1.0])
     normal /= np.linalg.norm(normal)

@@ -224,7 +224,7 @@ def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(common / union) if union > 0 else 0.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 30), st.integers(0, 2**32 - 1), st.floats(0.05, 0.95))
 def test_suppression_against_a_plain_loop(count: int, seed: int, threshold: float) -> None:
     rng = np.random.default_rng(seed)

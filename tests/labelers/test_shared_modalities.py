@@ -50,7 +50,7 @@ def det_label(found: list[Any]) -> list[Any]:
 
 
 @given(boxes)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_boxes_come_back_exactly(found: list[Any]) -> None:
     label = det_label(found)
     back = stored(DET, label)
@@ -81,7 +81,7 @@ def test_boxes_that_are_none_are_refused(change: dict[str, Any], words: str) -> 
 
 
 @given(hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, 133)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_class_maps_come_back_exactly(label: Any) -> None:
     assert np.array_equal(stored(SEMSEG, label), label)
 
@@ -99,7 +99,7 @@ def test_class_numbers_are_the_published_ones() -> None:
     st.sampled_from(["metre", "relative", "inverse"]),
     st.floats(0, 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_depth_comes_back_within_half_a_step(values: Any, unit: Any, share: float) -> None:
     missing = np.random.default_rng(0).random(values.shape) < share
     missing.flat[0] = False
@@ -132,7 +132,7 @@ def test_depth_of_unknown_scale_is_compared_after_a_fit() -> None:
 
 
 @given(hnp.arrays(np.float32, (5, 6, 3), elements=st.floats(-1, 1, width=32)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_normals_come_back_within_half_a_degree(vectors: Any) -> None:
     label = unit_vectors(vectors + np.array([0, 0, 2**-8], np.float32))
     if not label.any():
@@ -167,7 +167,7 @@ def test_keypoints_come_back_exactly() -> None:
 
 
 @given(st.lists(hnp.arrays(np.bool_, (7, 9)).filter(np.any), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_overlap_of_masks_is_that_of_their_pixels(pixels: list[Any]) -> None:
     masks = largest_first([instance(encode_rle(one), 1.0) for one in pixels])
     stored(SAM_INSTANCE, masks)

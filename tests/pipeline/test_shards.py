@@ -38,7 +38,7 @@ def same(a: Label | Null, b: Label | Null) -> bool:
 
 
 @BOTH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=st.integers(1, 9), nulls=st.sets(st.integers(0, 8)))
 def test_round_trip_in_order(
     tmp_path_factory: pytest.TempPathFactory, modality: Modality, n: int, nulls: set[int]

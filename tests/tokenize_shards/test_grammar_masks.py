@@ -79,7 +79,7 @@ def whole(
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.integers(20, 90))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_masks_come_back_in_place(seed: int, flip: bool, side: int) -> None:
     label = scene(seed)
     view = View(10, 0, 10 + side, side, flip, (120, 90))
@@ -157,7 +157,7 @@ def test_views_differ_and_are_the_same_each_time() -> None:
 
 
 @given(st.lists(st.integers(0, 65535), max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_nothing_a_model_writes_raises(noise: list[int]) -> None:
     ids, _, codec = whole(scene(1), 60)
     words = [WORDS.keyword("polygon"), WORDS.keyword("point"), *noise]

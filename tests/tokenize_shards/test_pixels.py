@@ -31,7 +31,7 @@ def picture(seed: int, size: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 6))
 def test_every_picture_comes_back(seed: int, patch: int, side: int) -> None:
     tokenizer, image = Patches(side * patch, patch), picture(seed, side * patch)

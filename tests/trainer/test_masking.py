@@ -107,7 +107,7 @@ def all_pairs(words: list[int]) -> bool:
     )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(cases())
 def test_what_is_shown_and_asked_for_is_true_disjoint_and_within_the_budgets(case: Case) -> None:
     masker, masked = case.masker, case.mask()
@@ -135,7 +135,7 @@ def test_what_is_shown_and_asked_for_is_true_disjoint_and_within_the_budgets(cas
             assert masker.mixture.alpha_out[component, s] > 0 or not asked
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases("few") | cases("many"), st.integers(0, 40))
 def test_both_budgets_are_met_exactly_where_there_are_tokens_enough(case: Case, more: int) -> None:
     """However few or short the other streams of a sample, an image of that many tokens takes what they cannot."""
@@ -149,7 +149,7 @@ def test_both_budgets_are_met_exactly_where_there_are_tokens_enough(case: Case, 
     assert masked.in_mask.all() and masked.out_mask.all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases("few") | cases("many"))
 def test_a_sample_with_any_token_is_asked_for_something(case: Case) -> None:
     masked = case.mask()
@@ -157,7 +157,7 @@ def test_a_sample_with_any_token_is_asked_for_something(case: Case) -> None:
     assert (masked.out_mask.any(axis=1) == valid.any(axis=1)).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases())
 def test_the_masked_batch_has_the_tokens_that_were_divided(case: Case) -> None:
     masker, masked = case.masker, case.mask()
@@ -175,7 +175,7 @@ def test_the_masked_batch_has_the_tokens_that_were_divided(case: Case) -> None:
         assert (shown == budget.inputs[:, s]).all() if exact else (shown <= budget.inputs[:, s]).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(cases())
 def test_a_batch_is_divided_as_its_samples_one_by_one(case: Case) -> None:
     masker = case.masker
@@ -197,7 +197,7 @@ def test_a_batch_is_divided_as_its_samples_one_by_one(case: Case) -> None:
         assert divide(slice(row, row + 1)) == ([inputs[row]], [targets[row]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases())
 def test_the_same_seed_masks_alike_and_the_batch_is_not_touched(case: Case) -> None:
     before = {name: tokens.ids.copy() for name, tokens in case.batch.items()}

@@ -49,7 +49,7 @@ def divisions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return log_weight, room, rng.integers(0, 200, rows)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(divisions())
 def test_budgets_are_divided_to_the_last_token_and_as_by_hand(
     case: tuple[np.ndarray, np.ndarray, np.ndarray],

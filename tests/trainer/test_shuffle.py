@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.shuffle import pick_view, take
@@ -18,7 +18,6 @@ def samples(sizes: list[int]) -> list[tuple[int, int]]:
     return [(k, i) for k, size in enumerate(sizes) for i in range(size)]
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(0, 2**40), st.integers(0, 3), st.integers(1, 5))
 def test_every_sample_once_an_epoch(sizes: list[int], seed: int, epoch: int, window: int) -> None:
     total = sum(sizes)
@@ -27,7 +26,6 @@ def test_every_sample_once_an_epoch(sizes: list[int], seed: int, epoch: int, win
     assert sorted(map(tuple, order[:, 1:].tolist())) == samples(sizes)
 
 
-@settings(deadline=None)
 @given(SIZES, st.integers(0, 99), st.integers(0, 100), st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_the_stream_does_not_depend_on_how_it_is_cut(
     sizes: list[int], seed: int, start: int, pieces: list[int]
@@ -65,7 +63,6 @@ def test_nothing_to_visit_is_refused() -> None:
         take([0, 0], 0, 0, 1)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 7), st.integers(0, 2**40), st.integers(0, 1000))
 def test_as_many_epochs_as_views_show_each_view_once(views: int, seed: int, row: int) -> None:
     epochs = np.arange(views)

@@ -52,7 +52,7 @@ def budgets(draw: st.DrawFn) -> tuple[list[int], list[int], list[int]]:
     return lengths, [draw(st.integers(0, n)) for n in lengths], [draw(st.integers(0, n + 1)) for n in lengths]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(budgets(), st.integers(0, 2**32))
 def test_spans_show_no_more_and_ask_no_less_than_they_were_given(
     case: tuple[list[int], list[int], list[int]], seed: int
@@ -78,7 +78,7 @@ def test_spans_show_no_more_and_ask_no_less_than_they_were_given(
             assert not set(hidden) & set(kept), "what is asked for is not shown"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 60), st.integers(0, 2**32), st.data())
 def test_a_text_comes_back_from_what_is_shown_and_asked_for(length: int, seed: int, data: st.DataObject) -> None:
     a_in = data.draw(st.integers(1, length))
@@ -114,7 +114,7 @@ def test_spans_have_three_tokens_on_average_where_there_is_room() -> None:
     assert 2 < masked[0] / spans[0] < 4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 2**32), st.data())
 def test_pairs_are_divided_and_never_split(pairs: list[int], seed: int, data: st.DataObject) -> None:
     a_in = np.array([2 * data.draw(st.integers(0, n)) for n in pairs])

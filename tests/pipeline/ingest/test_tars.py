@@ -99,7 +99,7 @@ def test_cut_anywhere_the_whole_samples_stay_and_the_cut_is_said(tmp_path: Path)
     assert (len(good(source(path))), reasons(source(path))) == (3, [])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_never_break_the_reader(
     flips: list[tuple[float, int]], tmp_path_factory: pytest.TempPathFactory

@@ -15,7 +15,7 @@ from trainer.generate.schedule import Counts, reveal_counts, temperatures
 
 
 @given(st.integers(0, 300), st.integers(1, 60), st.sampled_from(["cosine", "linear"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_counts_reveal_everything_at_least_one_a_round(tokens: int, steps: int, kind: Counts) -> None:
     counts = reveal_counts(tokens, steps, kind)
     assert counts.sum() == tokens and len(counts) == steps
@@ -58,7 +58,7 @@ def test_picking() -> None:
 
 
 @given(st.integers(1, 200), st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_drawing_in_blocks_is_drawing_from_the_running_sum(width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.random((5, width)) * (rng.random((5, width)) < 0.5)

@@ -9,15 +9,15 @@ import cv2
 import pyarrow
 import pytest
 
-import pipeline.ahead
-from pipeline.ahead import ahead, confine, helpers
+import labelers.core.ahead
+from labelers.core.ahead import ahead, confine, helpers
 
 
 @pytest.fixture
 def unconfined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `confine` sets is set back."""
     threads, cpus = cv2.getNumThreads(), pyarrow.cpu_count()
-    monkeypatch.setattr(pipeline.ahead, "_spare", None)
+    monkeypatch.setattr(labelers.core.ahead, "_spare", None)
     yield
     cv2.setNumThreads(threads)
     pyarrow.set_cpu_count(cpus)
