@@ -41,6 +41,13 @@ class Group:
             dist.all_reduce(value)
         return value
 
+    def alike(self, value: int) -> bool:
+        """Whether all processes have the same value; none returns before all have asked."""
+        both = torch.tensor([value, -value], dtype=torch.int64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(both, dist.ReduceOp.MAX)
+        return int(both[0]) == -int(both[1])
+
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -18,6 +18,7 @@ import numpy as np
 
 from labelers.core.weights import default_cache
 from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
 from trainer import checkpoint
 from trainer.card import CARD, model_card
 from trainer.config import TrainConfig, components
@@ -170,6 +171,11 @@ class Training:
     def __init__(self, run: Run, home: Home, progress: Progress) -> None:
         self.run, self.config, self.home, self.progress = run, run.config, home, progress
         first = run.group.first
+        if not run.group.alike(run.step):
+            raise ConfigError(
+                f"{home.path}: the processes found different checkpoints, this one of step {run.step}. Let MANYMODAL_CACHE, or "
+                "the data set's root, be a folder that all of them see, or --again train anew."
+            )
         if first and not run.step:
             home.clear()  # of a run that was finished, or is to be made anew
         run.group.wait()

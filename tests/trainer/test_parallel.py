@@ -48,7 +48,7 @@ def process(rank: int, root: str, out: str) -> None:
     torch.set_num_threads(1)
     SIZES["micro"] = TINY
     with joined(rank, WORLD, f"file://{out}/meet") as group:
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"alike": [group.alike(7), group.alike(rank)]}
         for strategy in ("ddp", "fsdp"):
             run = run_of(root, group, workers=WORLD, strategy=strategy)
             found[strategy] = losses(run, STEPS // 2)
@@ -104,6 +104,11 @@ def test_two_processes_follow_one(world: Path, alone: list[float], strategy: str
     found = json.loads((world / "out" / "found.json").read_bytes())[strategy]
     assert len(found) == len(alone) == STEPS and found[-1] < 0.8 * found[0]
     assert max(abs(a - b) for a, b in zip(found, alone, strict=True)) < 1e-4
+
+
+def test_processes_know_whether_they_are_alike(world: Path) -> None:
+    """And say so before a step is made: two machines may have kept other checkpoints."""
+    assert json.loads((world / "out" / "found.json").read_bytes())["alike"] == [True, False]
 
 
 def test_accumulated_parts_are_one_batch(world: Path, alone: list[float], tiny_size: None) -> None:

@@ -143,6 +143,13 @@ def test_a_process_that_comes_late_to_a_checkpoint_meets_the_others(tmp_path: Pa
     assert saved == [late]
 
 
+def test_processes_that_found_other_checkpoints_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "alike", lambda group, step: False)
+    run = SimpleNamespace(group=Group(), step=4, config=config())
+    with pytest.raises(ConfigError, match="found different checkpoints, this one of step 4"):
+        Training(run, SimpleNamespace(path=tmp_path), lambda *_: None)  # type: ignore[arg-type]
+
+
 def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
     report = train(ds, config(seed=5))
     record = json.loads((Path(report.path) / checkpoint.RECORD).read_bytes())
