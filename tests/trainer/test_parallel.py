@@ -24,6 +24,7 @@ from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
 from trainer.parallel import Group, joined, whole
 from trainer.run import Run
+from trainer.train import Training
 
 STEPS, WORLD = 50, 2
 
@@ -153,3 +154,25 @@ def test_a_damaged_part_is_named(world: Path, tmp_path: Path, tiny_size: None) -
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(DamageError, match=r"shard-0001-of-0002\.safetensors: is missing or is not the file"):
         run_of(str(world / "data")).restore(folder)
+
+
+def test_a_process_that_comes_late_to_a_checkpoint_meets_the_others(tmp_path: Path) -> None:
+    """The first process has written it when the second gets there: both must call `save`, which waits for all."""
+    saved: list[Path] = []
+    run = SimpleNamespace(group=Group(rank=1), step=0, waited=0.0, flops=0.0, config=config(), save=saved.append,
+                          estimate=SimpleNamespace(words=str))  # fmt: skip
+    training = Training(run, SimpleNamespace(path=tmp_path), lambda *_: None)  # type: ignore[arg-type]
+    run.step = 3
+    late = checkpoint.step_folder(tmp_path, run.step)
+    late.mkdir()
+    (late / checkpoint.RECORD).write_text("{}")
+    training.save()
+    training.save()  # the same step: there is nothing new to keep
+    assert saved == [late]
+
+
+def test_processes_that_found_other_checkpoints_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "alike", lambda group, step: False)
+    run = SimpleNamespace(group=Group(), step=4, config=config())
+    with pytest.raises(ConfigError, match="found different checkpoints, this one of step 4"):
+        Training(run, SimpleNamespace(path=tmp_path), lambda *_: None)  # type: ignore[arg-type]

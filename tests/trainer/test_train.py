@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +23,7 @@ from trainer.logs import LINES, read_lines
 from trainer.mixture import demo
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
-from trainer.parallel import Group
-from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, Training, components, model_folder, thin, train
+from trainer.train import MAX_BAD_STEPS, Run, TrainConfig, components, model_folder, thin, train
 
 SIZES_OF = (8, 8, 8)
 
@@ -126,28 +124,6 @@ def test_old_checkpoints_go_but_those_to_be_kept(ds: Dataset) -> None:
     train(ds, config(save_every=1, keep=2, keep_every=3))
     kept = [path.name for path in checkpoint.steps(model_folder(ds, "model.run"))]
     assert kept == [f"step-{n:08d}" for n in (3, 6, 7, 8)]
-
-
-def test_a_process_that_comes_late_to_a_checkpoint_meets_the_others(tmp_path: Path) -> None:
-    """The first process has written it when the second gets there: both must call `save`, which waits for all."""
-    saved: list[Path] = []
-    run = SimpleNamespace(group=Group(rank=1), step=0, waited=0.0, flops=0.0, config=config(), save=saved.append,
-                          estimate=SimpleNamespace(words=str))  # fmt: skip
-    training = Training(run, SimpleNamespace(path=tmp_path), lambda *_: None)  # type: ignore[arg-type]
-    run.step = 3
-    late = checkpoint.step_folder(tmp_path, run.step)
-    late.mkdir()
-    (late / checkpoint.RECORD).write_text("{}")
-    training.save()
-    training.save()  # the same step: there is nothing new to keep
-    assert saved == [late]
-
-
-def test_processes_that_found_other_checkpoints_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Group, "alike", lambda group, step: False)
-    run = SimpleNamespace(group=Group(), step=4, config=config())
-    with pytest.raises(ConfigError, match="found different checkpoints, this one of step 4"):
-        Training(run, SimpleNamespace(path=tmp_path), lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_the_checkpoint_says_what_it_was_made_from(ds: Dataset) -> None:
