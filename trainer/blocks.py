@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainer.grouped import Groups, grouped
 from trainer.lean import attention, swiglu
 
 Cache = tuple[Tensor, Tensor]  # keys, values: (B, heads, T, head)
@@ -61,7 +62,10 @@ class Attention(nn.Module):
         out = attention(self._heads(self.q(x)), *cache, mask)
         return self.proj(out.transpose(1, 2).flatten(2))
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | Groups | None) -> Tensor:
+        """mask: as in `attend`, or the groups within which x looks at itself."""
+        if isinstance(mask, Groups):
+            return self.proj(grouped(self.q(x), self.kv(context), mask, self.heads))
         return self.attend(x, self.keys_values(context), mask)
 
 
@@ -89,7 +93,7 @@ class DecoderBlock(nn.Module):
         self.cross_attn = Attention(dim, heads)
         self.norm2, self.mlp = Norm(dim), SwiGLU(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, context: Tensor, context_mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | Groups | None, context: Tensor, context_mask: Tensor | None) -> Tensor:
         normed = self.norm1(x)
         x = x + self.self_attn(normed, normed, mask)
         x = x + self.cross_attn(self.query_norm(x), self.context_norm(context), context_mask)

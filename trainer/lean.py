@@ -111,8 +111,14 @@ def additive(mask: Tensor | None, x: Tensor) -> Tensor | None:
     device = x.device.type
     if mask is None or mask.is_floating_point() or device != "cpu" or torch.compiler.is_compiling():
         return mask
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = product_dtype(x)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What products of x are computed in."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

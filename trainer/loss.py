@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.lean import add_product
+from trainer.lean import add_product, product_dtype
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
@@ -142,8 +142,7 @@ def cross_entropy(
     streams = len(model.streams)
     count = target_counts(stream, real, streams)
     weight = stream_weights(count, "streams") if weight is None else weight
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = product_dtype(hidden)
     order, sizes = by_head(model, out_stream, out_mask) if heads is None else heads
     order = order[sizes[0] :]
     own = zip(hidden[order].split(sizes[1:]), ids[order].split(sizes[1:]), stream[order].split(sizes[1:]), strict=True)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.blocks import Cache, DecoderBlock, EncoderBlock, Norm, sincos_1d, sincos_2d
-from trainer.lean import additive
+from trainer.grouped import Groups, groups_of
+from trainer.lean import additive, product_dtype
 from trainer.streams import Stream, tables
 
 
@@ -49,6 +50,7 @@ class Model(nn.Module):
     causal: Tensor
     table_start: Tensor
     recompute = False  # activations of the blocks are recomputed in the backward pass, not kept
+    compiled = False  # the blocks are compiled, and want static shapes
 
     def __init__(self, streams: Sequence[Stream], size: Size, tied: bool = False) -> None:
         super().__init__()
@@ -166,14 +168,21 @@ class Model(nn.Module):
     ) -> Tensor:  # fmt: skip
         """Hidden states (B, n_out, d) from which each target is predicted. tokens: as in `encode`."""
         x = self.query(dec_ids, out_stream, out_pos, out_mask, tokens)
-        stream = torch.where(out_mask, out_stream, -1)
-        same = stream[:, :, None] == stream[:, None, :]
-        before = out_pos[:, None, :] <= out_pos[:, :, None]
-        mask = (same & (before | ~(self.causal[out_stream] & out_mask)[:, :, None]))[:, None]
-        looks = additive(mask, x), additive(context_mask, x)
+        look, context_look = self._within(out_stream, out_pos, out_mask, x), additive(context_mask, x)
         for block in self.decoder:
-            x = self._run(block, x, looks[0], context, looks[1])
+            x = self._run(block, x, look, context, context_look)
         return self.decoder_norm(x)
+
+    def _within(self, stream: Tensor, position: Tensor, real: Tensor, x: Tensor) -> Tensor | Groups | None:
+        """Who looks at whom among the targets x: those of one stream of one sample, in sequences at none after."""
+        causal, stream = self.causal[stream] & real, torch.where(real, stream, len(self.streams))
+        if x.device.type == "cpu" and not (self.compiled or torch.compiler.is_compiling()):
+            sample = torch.arange(len(stream))[:, None] * (len(self.streams) + 1)
+            flat = ((sample + stream).flatten(), position.flatten(), causal.flatten())
+            return groups_of(*flat, self.size.heads, product_dtype(x))
+        same = stream[:, :, None] == stream[:, None, :]
+        before = position[:, None, :] <= position[:, :, None]
+        return additive((same & (before | ~causal[:, :, None]))[:, None], x)
 
     def query(
         self, dec_ids: Tensor, stream: Tensor, position: Tensor, real: Tensor, tokens: Tensor | None = None

@@ -91,7 +91,8 @@ class Run:
         model.to(self.device)
         if self.config.start == "codes" and not self.config.tied and not restored:
             start(model, self.data, self._masker(), self.config.seed)
-        if self.config.compile:
+        model.compiled = self.config.compile
+        if model.compiled:
             for block in (*model.encoder, *model.decoder):
                 block.compile()
         return model
