@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CACHE = 1 << 21  # bytes of an intermediate result that are made and used at a time
+# Bytes of an intermediate result that are made and used at a time. A call of a product of short floats costs more.
+CACHE, SHORT_CACHE = 1 << 20, 1 << 21
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -20,26 +21,28 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        both, out = x.new_empty(len(x), len(gate_up)), torch.empty_like(x)
-        for part in _parts(both):
-            torch.mm(x[part], gate_up.T, out=both[part])
-            gate, up = both[part].chunk(2, dim=-1)
-            torch.mm(F.silu(gate).mul_(up), down.T, out=out[part])
-        ctx.save_for_backward(x, gate_up, down, both)
+        out, kept, parts = torch.empty_like(x), [], _parts(x, len(gate_up))
+        scratch = x.new_empty(len(x[parts[0]]), down.shape[1])
+        for part in parts:
+            kept.append(x[part] @ gate_up.T)
+            gate, up = kept[-1].chunk(2, dim=-1)
+            active = scratch[: len(gate)]
+            torch.ops.aten.silu.out(gate, out=active)
+            torch.mm(active.mul_(up), down.T, out=out[part])
+        ctx.save_for_backward(x, gate_up, down, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, gate_up, down, both = ctx.saved_tensors
+        x, gate_up, down, *kept = ctx.saved_tensors
         out = grads[0]
-        d_x = torch.empty_like(x)
-        d_gate_up: Tensor | None = None
-        d_down: Tensor | None = None
-        for part in _parts(both):
-            d_both = torch.empty_like(both[part])
-            (gate, up), (d_gate, d_up) = both[part].chunk(2, dim=-1), d_both.chunk(2, dim=-1)
-            d_active = out[part] @ down
-            silu = F.silu(gate)
+        d_x, d_gate_up, d_down = torch.empty_like(x), None, None
+        scratch = x.new_empty(2, len(kept[0]), down.shape[1]), torch.empty_like(kept[0])
+        for part, both in zip(_parts(x, len(gate_up)), kept, strict=True):
+            (silu, d_active), d_both = scratch[0][:, : len(both)], scratch[1][: len(both)]
+            (gate, up), (d_gate, d_up) = both.chunk(2, dim=-1), d_both.chunk(2, dim=-1)
+            torch.mm(out[part], down, out=d_active)
+            torch.ops.aten.silu.out(gate, out=silu)
             torch.mul(d_active, silu, out=d_up)
             d_down = add_product(d_down, out[part], silu.mul_(up))
             torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
@@ -49,9 +52,10 @@ class _SwiGLU(torch.autograd.Function):
         return d_x, d_gate_up.to(x.dtype), d_down.to(x.dtype)
 
 
-def _parts(rows: Tensor) -> list[slice]:
-    """Rows of a matrix to take at a time."""
-    step = len(rows) if rows.device.type != "cpu" else max(1, CACHE // (rows.shape[1] * rows.itemsize))
+def _parts(rows: Tensor, width: int) -> list[slice]:
+    """Rows of a matrix to take at a time, where `width` numbers are made of each."""
+    cache = SHORT_CACHE if rows.itemsize < 4 else CACHE
+    step = len(rows) if rows.device.type != "cpu" else max(1, cache // (width * rows.itemsize))
     return [slice(at, at + step) for at in range(0, max(1, len(rows)), max(1, step))]
 
 

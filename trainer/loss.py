@@ -20,7 +20,7 @@ from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
 ROWS = 32  # rows of a head are padded to a multiple of this
-LOGITS_CPU, LOGITS_GPU = 10 << 20, 1 << 27  # logits held at a time
+LOGITS_CPU, LOGITS_GPU = 7 << 20, 1 << 27  # logits held at a time
 BLOCK = 1 << 18  # logits that are made probabilities at a time
 
 
