@@ -61,7 +61,8 @@ def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _to_lab(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+def to_lab(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 sRGB (n, 3) -> CIE Lab (n, 3), L 0..100."""
     return np.asarray(cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0], np.float32)
 
 
@@ -88,7 +89,7 @@ def palettes(image: NDArray[np.uint8], side: int = 64, seed: int = 0) -> list[ND
     """uint8 RGB (H, W, 3) -> seven uint8 arrays, palette i of shape (i + 1, 3)."""
     pixels = shrink(image, side).reshape(-1, 3)
     distinct, counts = _distinct(pixels)
-    lab = _to_lab(pixels)
+    lab = to_lab(pixels)
     none: Any = None  # no labels to start from; OpenCV's stubs do not know of it
     found = []
     for size in SIZES:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from trainer.mixture import Component, all2all, demo, published
+from trainer.mixture import Component, all2all, demo, published, steering
 
 # These may differ between a run and its resumption: they change how it is computed or kept, not what is learned.
 FREE = frozenset({
@@ -44,16 +44,19 @@ class TextSource(_Section):
 
 
 class ComponentConfig(_Section):
-    """One way to mask, see trainer/mixture.py. inputs, targets: stream or shell pattern -> alpha. keep: shown whole."""
+    """One way to mask, see trainer/mixture.py. inputs, targets: stream or shell pattern -> alpha. keep: shown whole.
+    few: how often little is shown beside it.
+    """
 
     name: str
     weight: float = Field(1.0, gt=0)
     inputs: dict[str, float] = {"*": 1.0}
     targets: dict[str, float] = {"*": 1.0}
     keep: list[str] = []
+    few: float = Field(0.0, ge=0)
 
     def component(self) -> Component:
-        return Component(self.name, self.weight, self.inputs, self.targets, tuple(self.keep))
+        return Component(self.name, self.weight, self.inputs, self.targets, tuple(self.keep), self.few)
 
 
 class TrainConfig(_Section):
@@ -84,7 +87,7 @@ class TrainConfig(_Section):
     ema: float = Field(0.0, ge=0, lt=1)
     n_in: int = Field(128, ge=1)
     n_out: int = Field(96, ge=1)
-    mixture: Literal["demo", "published"] | list[ComponentConfig] = "demo"
+    mixture: Literal["demo", "published", "steering"] | list[ComponentConfig] = "demo"
     loss: Literal["streams", "tokens"] = "streams"
     tied: bool = False
     start: Literal["codes", "random"] = "codes"
@@ -136,6 +139,6 @@ def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
         return tuple(part.component() for part in config.mixture)
     if "tok_rgb" not in names or len(set(names) - SHOWN) < 2:
         return (all2all(0.1), all2all(1.0))
-    return (
-        demo() if config.mixture == "demo" else published(embedding=next((n for n in EMBEDDINGS if n in names), None))
-    )
+    if config.mixture == "published":
+        return published(embedding=next((n for n in EMBEDDINGS if n in names), None))
+    return demo() if config.mixture == "demo" else steering()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from trainer.mixture import Component, Floats, Mixture, log_dirichlet, share
+from trainer.mixture import Component, Floats, Mixture, log_dirichlet, share, used_share
 from trainer.spans import Pieces, random_order, ranges, span_shape, split_pairs, split_spans
 from trainer.streams import Batch, Stream, Tokens
 
@@ -146,6 +146,9 @@ class Masker:
         for s in np.flatnonzero(kept.any(axis=0)):
             most = self.n_in - inputs.sum(axis=1) if self._values[s] else left(inputs)
             inputs[:, s] = np.where(kept[:, s], np.minimum(length[:, s], most), 0)
+        if self.mixture.few.any():
+            shown = inputs[:, ~self._values].sum(axis=1)
+            n_in = shown + np.rint((n_in - shown) * used_share(self.mixture.few[component], rng)).astype(np.int64)
         if self._values.any():
             vectors = np.where(self._values & np.isfinite(want_in), free, 0).sum(axis=1)
             both = np.minimum(self.n_in - inputs.sum(axis=1), left(inputs) + vectors)

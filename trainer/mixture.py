@@ -25,7 +25,9 @@ class Component:
 
     inputs, targets: stream name or shell pattern -> alpha; an exact name wins over patterns, the first pattern over
     later ones. A stream without an alpha, or with 0, is never used there. keep: streams (patterns) that are shown whole
-    in the input.
+    in the input. few: how often little is shown beside them: of the rest of the input budget each sample uses a share of U^few, U
+    uniform in 0..1, so all of it for 0. What is to be generated from a palette has to be learned from a palette alone, and
+    from it and the first few tokens.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Component:
     inputs: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     targets: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
     keep: tuple[str, ...] = ()
+    few: float = 0.0
 
 
 def all2all(alpha: float, weight: float = 1.0) -> Component:
@@ -48,6 +51,13 @@ def from_one(source: str, weight: float = 1.0, alpha: float = 0.5) -> Component:
 def biased(source: str, weight: float = 0.5) -> Component:
     """One stream shown whole, traces of the others (4M's caption- and T5-biased components)."""
     return Component(f"{source}-biased", weight, {source: 5.0, "*": 0.05}, {"*": 0.5}, (source,))
+
+
+def steered(source: str, target: str, weight: float = 1.0, few: float = 8.0) -> Component:
+    """A target from one short stream shown whole, and from none to all of what can be shown of itself, mostly little: the
+    states that a generation from that stream goes through.
+    """
+    return Component(f"{source}2{target}", weight, {target: 1.0}, {target: 1.0}, (source,), few)
 
 
 def published(
@@ -67,6 +77,22 @@ def demo(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component,
     return (from_one(rgb, 4.0), all2all(0.1), all2all(1.0, 0.5), biased(caption, 0.5))
 
 
+def steering(
+    rgb: str = "tok_rgb",
+    palette: str = "tok_color_palette",
+    fields: str = "tok_metadata",
+    shape: str = "tok_canny_edge",
+) -> tuple[Component, ...]:
+    """For minutes of training whose pictures will be steered: half of the samples are pictures from a palette and little
+    else, the others keep what guidance, chains, shapes and fields need.
+    """
+    return (
+        from_one(rgb, 1.2), all2all(0.3, 0.8), steered(palette, rgb, 3.0),
+        Component(f"{palette}+{shape}2{rgb}", 0.7, {rgb: 0.5, shape: 1.0}, {rgb: 1.0}, (palette,)),
+        Component(f"{fields}2{rgb}", 0.8, {rgb: 0.3, fields: 1.0}, {rgb: 1.0}, few=4.0),
+    )  # fmt: skip
+
+
 def _alpha(table: Mapping[str, float], stream: str) -> float:
     if stream in table:
         return table[stream]
@@ -83,6 +109,8 @@ class Mixture:
         for part in components:
             if part.weight <= 0:
                 raise ValueError(f"mixture component {part.name}: weight {part.weight} is not positive")
+            if part.few < 0:
+                raise ValueError(f"mixture component {part.name}: few {part.few} is negative")
             for side, table in (("inputs", part.inputs), ("targets", part.targets)):
                 if not any(_alpha(table, s) > 0 for s in streams if side == "inputs" or s not in shown):
                     known = ", ".join(streams)
@@ -98,6 +126,7 @@ class Mixture:
         self.alpha_out: Floats = np.array(
             [[0.0 if s in shown else _alpha(part.targets, s) for s in streams] for part in components]
         )
+        self.few: Floats = np.array([part.few for part in components])
         self.keep: Bools = np.array(
             [[any(fnmatchcase(s, k) for k in part.keep) for s in streams] for part in components]
         )
@@ -132,6 +161,11 @@ def log_dirichlet(alpha: Floats, rng: np.random.Generator) -> Floats:
     uniform = rng.random(alpha.shape)
     draw = np.log(rng.standard_gamma(safe + 1.0)) + np.log1p(-uniform) / safe
     return np.where(positive, draw, -np.inf)
+
+
+def used_share(few: Floats, rng: np.random.Generator) -> Floats:
+    """The share of a budget that each row uses: (B,) in 0..1, U^few, all of it where few is 0."""
+    return np.asarray(rng.random(len(few)) ** few)
 
 
 def share(log_weight: Floats, room: Ints, budget: Ints) -> Ints:

@@ -2,7 +2,8 @@
 
 Started at random, a model learns of each code alone what it means, which takes more photos and steps than a laptop has.
 So rows of the tables and of the heads start from the codebooks of the tokenizers: codes that decode to similar patches
-have similar rows, and what is learned of one holds for its neighbours. Tokens start as large as their places, which
+have similar rows, and what is learned of one holds for its neighbours. So do numbers that are near each other, of which
+text has a token each: of 256 reds a few hundred photos show most once or never. Tokens start as large as their places, which
 would drown them otherwise. One head of each cross-attention starts by looking at the place that is asked for and at
 its neighbours, because the maps of a view show the same thing at the same place: without it, learning where to look
 takes most of a laptop's steps. And the output heads start at the logarithm of how often each
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenize_shards.wordpiece import AXES, BINS, CLASS, COORDINATE
 from trainer.blocks import DecoderBlock
 from trainer.evaluate import unigrams
 from trainer.feed import tensors
@@ -25,11 +27,13 @@ from trainer.loader import Blend, Loader
 from trainer.loss import states
 from trainer.masking import Masker
 from trainer.model import Model
+from trainer.streams import TEXT
 
 TABLE, MODALITY, HEAD = 1.0, 0.5, 0.03  # root mean square of a row's numbers
 SHARP = 5.0  # of queries and keys of the head that looks at its own place
 WAVES = 4  # of rows and of columns that it reads
 OWN = 0.3  # share of a row of a table that no other code has
+PERIODS = 2.0 ** np.arange(6, 12)  # of the waves that write a number: 64 to 2048, for 50 bins as for 1000
 SAMPLES, COUNTED = 32, 5_000
 RIDGE = 0.01  # of the mean square of the states
 
@@ -44,6 +48,8 @@ def start(model: Model, data: Blend, masker: Masker, seed: int) -> None:
         codes = next((found for c in data.corpora if (found := c.codes(stream.name)) is not None), None)
         if codes is not None and codes.shape == (stream.vocab, codes.shape[1]):
             _alike(model, index, torch.from_numpy(codes), generator)
+    if model.vocab.get(TEXT, 0) >= CLASS:
+        _numbers(model, generator)
     _same_place(model)
     _frequencies(model, data, masker, seed)
 
@@ -69,18 +75,27 @@ def _same_place(model: Model) -> None:
             looks[torch.arange(len(waves)), waves] = SHARP
 
 
-def _alike(model: Model, index: int, codes: Tensor, generator: torch.Generator) -> None:
-    """Rows of one stream from its codebook (vocab, k), turned into the width of the model at random."""
+def _numbers(model: Model, generator: torch.Generator) -> None:
+    """Rows of coordinate tokens from waves of their values, the same on every axis, beside a share of the axis."""
+    value = np.arange(BINS)[:, None] / PERIODS * 2 * np.pi
+    waves = torch.from_numpy(np.concatenate([np.sin(value), np.cos(value)], axis=1)).float() / len(PERIODS) ** 0.5
+    index = next(i for i, s in enumerate(model.streams) if s.table == TEXT)
+    codes = torch.cat([waves.repeat(AXES, 1), torch.eye(AXES).repeat_interleave(BINS, 0)], dim=1)
+    _alike(model, index, codes, generator, COORDINATE)
+
+
+def _alike(model: Model, index: int, codes: Tensor, generator: torch.Generator, at: int = 0) -> None:
+    """Rows of one stream, from token `at` on, from their codes (n, k), turned into the width of the model at random."""
     stream, dim, device = model.streams[index], model.size.dim, model.table.weight.device
     codes = codes.float() - codes.float().mean(0)
     codes = codes / codes.square().sum(1).mean().sqrt().clamp(min=1e-6)
     if codes.shape[1] > dim:
         codes = codes @ torch.linalg.svd(codes, full_matrices=False)[2][:dim].T
     turns = [torch.linalg.qr(torch.randn(dim, codes.shape[1], generator=generator))[0].T * dim**0.5 for _ in range(2)]
-    first = int(model.table_start[index])
-    rows = model.table.weight[first : first + stream.vocab]
+    first = int(model.table_start[index]) + at
+    rows = model.table.weight[first : first + len(codes)]
     rows.copy_(TABLE * (1 - OWN**2) ** 0.5 * (codes @ turns[0]).to(device) + OWN * rows)
-    model.head_weights()[stream.table].copy_(HEAD * codes @ turns[1])
+    model.head_weights()[stream.table][at : at + len(codes)].copy_(HEAD * codes @ turns[1])
 
 
 def _frequencies(model: Model, data: Blend, masker: Masker, seed: int) -> None:

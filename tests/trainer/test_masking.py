@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from trainer import masking
 from trainer.masking import Masked, Masker, split_positions
-from trainer.mixture import Component, all2all, biased, demo, from_one, log_dirichlet, published
+from trainer.mixture import (
+    Component,
+    all2all,
+    biased,
+    demo,
+    from_one,
+    log_dirichlet,
+    published,
+    steered,
+    steering,
+    used_share,
+)
 from trainer.streams import EOS, SENTINEL, SENTINELS, SOS, Batch, Stream, Tokens
 
 FIRST = SENTINEL + SENTINELS
@@ -20,6 +31,7 @@ TEXT = 400
 COMPONENTS: dict[str, tuple[Component, ...]] = {
     "few": (all2all(0.01),), "many": (all2all(10.0),), "from rgb": (from_one("tok_rgb"),),
     "caption": (biased("tok_caption"),), "published": published(), "demo": demo(),
+    "steered": (steered("tok_caption", "tok_rgb"),), "steering": steering(palette="tok_caption"),
 }  # fmt: skip
 
 
@@ -184,11 +196,13 @@ def test_a_batch_is_divided_as_its_samples_one_by_one(case: Case) -> None:
     rng = np.random.default_rng(case.seed)
     component = masker.mixture.draw(len(length), rng)
     shares = [log_dirichlet(a[component], rng) for a in (masker.mixture.alpha_in, masker.mixture.alpha_out)]
+    used = used_share(masker.mixture.few[component], rng)
 
     def divide(rows: slice) -> tuple[list[list[int]], list[list[int]]]:
         drawn = iter([shares[0][rows], shares[1][rows]])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(masking, "log_dirichlet", lambda alpha, rng: next(drawn))
+            patch.setattr(masking, "used_share", lambda few, rng: used[rows])
             budget = masker.divide(length[rows], valid[rows], component[rows], rng)
         return budget.inputs.tolist(), budget.targets.tolist()
 
@@ -267,3 +281,18 @@ def test_samples_without_any_token_give_padding(rows: int) -> None:
     batch = batch_of(streams, np.zeros((rows, 4), np.bool_), np.random.default_rng(0))
     masked = Masker(streams, published(), 8, 8)(batch, np.random.default_rng(0))
     assert masked.in_ids.shape == (rows, 8) and not masked.in_mask.any() and not masked.out_mask.any()
+
+
+def test_what_is_steered_is_mostly_asked_for_with_little_beside() -> None:
+    """The source is shown whole, the rest is of the target: nothing, half of the budget, and all of it, all occur."""
+    streams, count = streams_of(64, 1, 4, 1), 2000
+    rng = np.random.default_rng(0)
+    batch = batch_of(streams, np.ones((count, 4), bool), rng)
+    masked = Masker(streams, [steered("tok_caption", "tok_rgb", few=4.0)], 40, 16)(batch, rng)
+    shown = [(masked.in_mask & (masked.in_stream == s)).sum(axis=1) for s in range(4)]
+    assert shown[2].tolist() == batch["tok_caption"].length.tolist() and not shown[1].any() and not shown[3].any()
+    assert masked.out_mask.all() and (masked.out_stream == 0).all()
+    room = 40 - shown[2]
+    for share in (0.1, 0.5, 0.9):
+        assert (shown[0] <= share * room).mean() == pytest.approx(share**0.25, abs=0.06)
+    assert 0.2 < (shown[0] == 0).mean() < 0.5 and shown[0].max() > 32

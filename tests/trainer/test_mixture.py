@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.config import TrainConfig, components
 from trainer.mixture import Component, Mixture, all2all, biased, demo, from_one, log_dirichlet, published, share
 
 NAMES = ["tok_rgb", "tok_depth", "tok_caption", "tok_metadata"]
@@ -117,6 +118,15 @@ def test_the_published_mixture_is_that_of_the_paper() -> None:
     assert Mixture(demo(), NAMES).weights.sum() == pytest.approx(1)
 
 
+def test_half_of_the_steering_mixture_is_from_a_palette_and_little_else() -> None:
+    names = ["tok_rgb", "tok_color_palette", "tok_metadata", "tok_canny_edge"]
+    made = Mixture(components(TrainConfig(mixture="steering"), names), names)
+    alone = made.keep[:, 1] & (made.few > 0)
+    assert 0.4 < made.weights[alone].sum() < 0.6
+    assert (made.alpha_out[alone] > 0).tolist() == [[True, False, False, False]], "and all of it is for the picture"
+    assert (made.alpha_out.max(axis=0) > 0).all(), "every stream can be asked for"
+
+
 def test_components_are_drawn_by_weight() -> None:
     made = Mixture([all2all(1.0, 3.0), from_one("tok_rgb", 1.0)], NAMES)
     drawn = made.draw(20_000, np.random.default_rng(0))
@@ -128,6 +138,7 @@ def test_components_are_drawn_by_weight() -> None:
     ("components", "said"),
     [
         ([], "at least one component"),
+        ([Component("x", few=-1.0)], "few -1.0 is negative"),
         ([all2all(1.0, 0.0)], "weight 0.0 is not positive"),
         ([from_one("tok_rbg")], r"inputs name no stream of this data set \(tok_rgb,"),
         ([Component("x", targets={"tok_nothing": 1.0})], "targets name no stream"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.trainer.corpus import RGB, TINY, open_world, tiny_model
+from tokenize_shards.wordpiece import AXES, CLASS, coordinate
 from trainer.blocks import Attention, Cache
 from trainer.config import TrainConfig, components
 from trainer.evaluate import judge
@@ -16,6 +19,7 @@ from trainer.masking import Masker
 from trainer.model import Model, Size
 from trainer.run import Run
 from trainer.start import HEAD, start
+from trainer.streams import TEXT
 
 SIZES = (12, 12)
 
@@ -55,6 +59,22 @@ def test_codes_that_are_alike_start_alike(corpus: Corpus, monkeypatch: pytest.Mo
         apart = torch.cdist(rows.detach(), rows.detach())
         assert apart[same].mean() < 0.6 * apart[group[:, None] != group].mean()
     assert HEAD / 2 < float(model.head_weights()[RGB.name].detach().std()) < HEAD * 2
+
+
+def test_numbers_that_are_near_start_alike(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every axis, in the table and in the head; words do not."""
+    streams = [replace(s, vocab=CLASS + 20) if s.kind == "sequence" else s for s in corpus.streams]
+    model = Model(streams, TINY)
+    monkeypatch.setattr("trainer.start._frequencies", lambda *_: None)  # the tokens are of a smaller vocabulary
+    start(model, Blend([corpus]), Masker(streams, components(TrainConfig(), [s.name for s in streams]), 12, 12), 0)
+    first = int(model.table_start[next(i for i, s in enumerate(streams) if s.table == TEXT)])
+    for rows in (model.table.weight[first : first + CLASS + 20], model.head_weights()[TEXT]):
+        apart = torch.cdist(rows.detach(), rows.detach())
+        for axis in range(AXES):
+            value = [coordinate(axis, v) for v in (100, 102, 180, 900)]
+            near, far, further = (float(apart[value[0], v]) for v in value[1:])
+            assert near < 0.6 * far and near < 0.6 * further
+        assert float(apart[CLASS, CLASS + 1]) > 0.7 * float(apart[CLASS, CLASS + 19])
 
 
 def test_one_head_looks_at_the_place_that_is_asked_for(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import re
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
 
+from labelers.color_palette import palettes, to_lab
 from labelers.core.compare import edges
 from labelers.core.modality import Label, Modality
 
@@ -24,6 +26,15 @@ def colour_distance(picture: Picture, colours: npt.NDArray[np.float64]) -> float
     """Mean distance in RGB, 0..441, from each pixel to the nearest of the colours."""
     pixels = picture.reshape(-1, 3).astype(np.float64)
     return float(np.mean(np.min([np.linalg.norm(pixels - colour, axis=1) for colour in colours], axis=0)))
+
+
+def palette_distance(picture: Picture, colours: npt.NDArray[np.uint8]) -> float:
+    """How far the palette of a picture, of as many colours, is from one: mean distance in CIE Lab of colours matched one to
+    one, at best. 2 is hardly seen, 100 is black and white.
+    """
+    own = palettes(picture)[len(colours) - 1]
+    apart = np.linalg.norm(to_lab(own)[:, None] - to_lab(colours)[None], axis=-1)
+    return float(apart[linear_sum_assignment(apart)].mean())
 
 
 def agreement(modality: Modality, a: Label, b: Label) -> dict[str, float]:

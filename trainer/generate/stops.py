@@ -10,10 +10,12 @@ import numpy as np
 from labelers.core.modality import Label
 from labelers.core.registry import all_modalities
 from trainer.generate import effect
+from trainer.generate.contrast import Colours, as_text
 from trainer.generate.decoding import Part
 
-PALETTES = {"reds": "#c01818 #ff7a5c #3a0505", "blues": "#0b2f8a #58a6ff #041028", "greens": "#1f7a1f #9be07a #06240a"}
 BRIGHTNESS = (30, 220)
+# Few rounds: what is revealed first soon says more than a palette does, and then goes its own way.
+PALETTE_HOW = (("guidance", 2.0), ("steps", 4))
 REGIONS = ("left", "border")
 SHAPES = ("canny_edge", "sam_edge", "depth", "normal")
 SAYS = ("dinov2_global", "clip_global", "minilm_caption", "caption")
@@ -54,7 +56,7 @@ class Way:
 @dataclass(frozen=True)
 class Stop:
     """One section of the page. measure: the numbers of what a way made. pairs: (number, the way without, the way with),
-    what the page sums up.
+    what the page sums up. hits: a number that is 0 or 1, counted over all that was made; chance: of a 1.
     """
 
     title: str
@@ -63,18 +65,27 @@ class Stop:
     ways: tuple[Way, ...]
     measure: Callable[[Way, Made], Numbers]
     pairs: tuple[tuple[str, str, str], ...]
+    hits: str = ""
+    chance: float = 0.0
+
+    @property
+    def of_photos(self) -> bool:
+        """Whether any way is told something of the photo; else photos are names of the noise alone."""
+        return any(way.sources or way.pasted or way.given_of(self.target) for way in self.ways)
 
 
-def stops(have: set[str]) -> Iterator[Stop]:
-    """What can be shown with these modalities, all of them ones that the model predicts."""
+def stops(have: set[str], palettes: Mapping[str, Colours]) -> Iterator[Stop]:
+    """What can be shown with these modalities, all of them ones that the model predicts. palettes: to ask for, by name."""
     shape = next((n for n in SHAPES if n in have), None)
     says = next((n for n in SAYS if n in have), None)  # of the whole picture, without places
     if shape and "rgb" in have:
         yield _guidance(shape)
     if says and have >= {"rgb", "color_palette"}:
         yield _chaining(says)
-    if shape and have >= {"rgb", "color_palette"}:
-        yield _palettes(shape)
+    if palettes and have >= {"rgb", "color_palette"}:
+        yield _palettes((), palettes)
+        if shape:
+            yield _palettes((shape,), palettes)
     if shape and have >= {"rgb", "metadata"}:
         yield _brightness(shape)
     if "rgb" in have:
@@ -109,25 +120,30 @@ def _chaining(source: str) -> Stop:
     return Stop(title, note, "color_palette", ways, measure, (("distance", ways[0].head, ways[1].head),))
 
 
-def _palettes(shape: str) -> Stop:
+def _palettes(sources: tuple[str, ...], palettes: Mapping[str, Colours]) -> Stop:
+    free, hits = "no palette", "nearest"
+
     def measure(way: Way, made: Made) -> Numbers:
-        asked = PALETTES if way.head == "no palette" else {way.head: PALETTES[way.head]}
         picture = np.asarray(made.labels["rgb"])
-        return {f"to {name}": effect.colour_distance(picture, effect.colours_of(text)) for name, text in asked.items()}
+        apart = {name: effect.palette_distance(picture, colours) for name, colours in palettes.items()}
+        if way.head == free:
+            return {f"to {name}": distance for name, distance in apart.items()}
+        own = apart.pop(way.head)
+        others = {"to the others": float(np.mean(list(apart.values())))} if apart else {}
+        return {f"to {way.head}": own, **others, hits: float(own < min(apart.values(), default=np.inf))}
 
     asked = tuple(
-        Way(name, (shape,), (("color_palette", text),), (("guidance", 3.0),)) for name, text in PALETTES.items()
+        Way(name, sources, (("color_palette", as_text(colours)),), PALETTE_HOW) for name, colours in palettes.items()
     )
-    note = "The same edges and noise, another palette; mean distance (0..441) from a pixel to the nearest colour asked for."
-    pairs = tuple((f"to {name}", "no palette", name) for name in PALETTES)
-    return Stop(
-        f"Palettes: rgb from {shape} and three colours",
-        note,
-        "rgb",
-        (Way("no palette", (shape,)), *asked),
-        measure,
-        pairs,
+    note = (
+        f"The same noise{' and the same ' + sources[0] if sources else ''}, another palette: of the photos trained on, the "
+        "one whose mean goes furthest that way. Distance of the picture's own palette from it, in CIE Lab, colours matched "
+        "one to one: 2 is hardly seen, 100 is black and white."
     )
+    title = f"Palettes with {sources[0]}: rgb from both" if sources else "Palettes: rgb from a palette alone"
+    pairs = tuple((f"to {name}", free, name) for name in palettes)
+    ways = (Way(free, sources, common=PALETTE_HOW), *asked)
+    return Stop(title, note, "rgb", ways, measure, pairs, hits, 1 / len(palettes))
 
 
 def _brightness(shape: str) -> Stop:

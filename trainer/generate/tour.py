@@ -17,6 +17,7 @@ from pipeline.dataset import Dataset
 from pipeline.gallery.page import KeyFigure
 from pipeline.gallery.sheet import Row, Section, Sheet
 from trainer.checkpoint import MODEL
+from trainer.generate.contrast import contrasting
 from trainer.generate.decoding import Part
 from trainer.generate.given import region
 from trainer.generate.job import Job, Result, Spot
@@ -79,26 +80,34 @@ class Tour:
 
     def section(self, stop: Stop, pictures: dict[Spot, np.ndarray]) -> tuple[Section, list[KeyFigure]]:
         """One stop as a table, and what it comes to."""
-        heads, marks = ["photo"], [""]
-        table: list[list[Cell | None]] = [[Picture(pictures[s]) if s in pictures else None] for s in self.spots]
+        heads: list[str] = []
+        marks: list[str] = []
+        above: list[Cell | None] = []  # what all photos are given alike
+        table: list[list[Cell | None]] = [[] for _ in self.spots]
         numbers: dict[str, list[Numbers]] = {}
         seen: set[str] = {"tok_rgb"}
 
-        def column(head: str, mark: str, cells: Sequence[Cell | None]) -> None:
+        def column(head: str, mark: str, cells: Sequence[Cell | None], top: Cell | None = None) -> None:
             heads.append(head)
             marks.append(mark)
+            above.append(top)
             for row, cell in zip(table, cells, strict=True):
                 row.append(cell)
 
+        if stop.of_photos:
+            column("photo", "", [Picture(pictures[s]) if s in pictures else None for s in self.spots])
         for way in stop.ways:
             job = self.job(way, stop.target)
             results, made = self.make(job, way, stop.target)
             found = [{} if one is None else stop.measure(way, one) for one in made]
             numbers[way.head] = found
+            top: Cell | None = None
             for name, cells in given_cells(job, self.spots, pictures).items():
-                text = dict(way.given).get(name.removeprefix("tok_"), "")
-                if f"{name}{text}" not in seen:
-                    column(name.removeprefix("tok_"), "given", cells)
+                text, short = dict(way.given).get(name.removeprefix("tok_"), ""), name.removeprefix("tok_")
+                if text and short != stop.target:
+                    top = cells[0]
+                elif f"{name}{text}" not in seen:
+                    column(short, "given", cells)
                 seen.add(f"{name}{text}")
             for name in way.before:
                 if name not in seen:
@@ -106,16 +115,20 @@ class Tour:
                 seen.add(name)
             why = [r.reasons[f"tok_{stop.target}"] for r in results]
             cells = [
-                self._cell(stop.target, one, own) or Words(reason or "none, or no whole one was drawn", muted=True)
+                self._cell(stop.target, one, _written(stop, own))
+                or Words(reason or "none, or no whole one was drawn", muted=True)
                 for one, own, reason in zip(made, found, why, strict=True)
             ]
-            column(way.head, "generated", cells)
+            column(way.head, "generated", cells, top)
             if any(found) and not any(isinstance(cell, Picture) for cell in cells):
-                column(way.head, "measured", [Words(_words(one)) if one else None for one in found])
-        rows = [
-            Row(self.ds.index(k)[i].uri.rsplit("/", 1)[-1], cells)
-            for (k, i), cells in zip(self.spots, table, strict=True)
+                column(way.head, "measured", [Words(_words(_written(stop, one))) if one else None for one in found])
+        names = [
+            self.ds.index(k)[i].uri.rsplit("/", 1)[-1] if stop.of_photos else f"noise {n}"
+            for n, (k, i) in enumerate(self.spots, 1)
         ]
+        rows = [Row(name, cells) for name, cells in zip(names, table, strict=True)]
+        if any(above):
+            rows.insert(0, Row("given to all", above))
         return Section(stop.title, heads, rows, stop.note, marks), _figures(stop, numbers)
 
     def _cell(self, target: str, made: Made | None, numbers: Numbers) -> Cell | None:
@@ -130,8 +143,11 @@ def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], s
     predictor.require_target("tok_rgb")
     made = Tour(ds, predictor, model, spots, seed)
     pictures = pictures_of(ds, spots, 0, view_seed)
-    done = [made.section(stop, pictures) for stop in stops(made.have())]
     record = predictor.record
+    have = made.have()
+    holdout = record.get("config", {}).get("holdout", 0.0)
+    palettes = contrasting(ds, holdout) if "color_palette" in have else {}
+    done = [made.section(stop, pictures) for stop in stops(have, palettes)]
     facts = [
         ("checkpoint", f"{model}, step {record['step']}, sha256 {record['sha256'][MODEL]}"),
         ("decoding", f"{STEPS} rounds, cosine, temperature 1, top-p 0.9, seed {seed}; what differs is in the heads"),
@@ -141,6 +157,11 @@ def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], s
         f"the same generation with and without, means over {len(made.spots)} photos",
         [figure for _, figures in done for figure in figures], facts, stamp(),
     )  # fmt: skip
+
+
+def _written(stop: Stop, numbers: Numbers) -> Numbers:
+    """What is written under a picture."""
+    return {name: value for name, value in numbers.items() if name != stop.hits}
 
 
 def _words(numbers: Numbers) -> str:
@@ -154,6 +175,11 @@ def _real(label: Label | Null | None) -> Label | None:
 def _figures(stop: Stop, numbers: dict[str, list[Numbers]]) -> list[KeyFigure]:
     """Means without and with, over the samples that have both."""
     found = []
+    kind = stop.title.partition(":")[0].lower()
+    if stop.hits:
+        hits = [one[stop.hits] for made in numbers.values() for one in made if stop.hits in one]
+        label = f"{kind}: the palette asked for is the {stop.hits} of the {len(stop.ways) - 1}"
+        found.append(KeyFigure(f"{sum(hits):.0f} of {len(hits)}", label, f"by chance {stop.chance * len(hits):.0f}"))
     for number, without, steered in stop.pairs:
         name = number or next((n for one in numbers[steered] for n in one), "")
         both = [
@@ -162,7 +188,6 @@ def _figures(stop: Stop, numbers: dict[str, list[Numbers]]) -> list[KeyFigure]:
             if name in a and name in b
         ]
         value = " → ".join(f"{mean:.3g}" for mean in np.mean(both, axis=0)) if both else "-"
-        kind = stop.title.partition(":")[0].lower()
         label = f"{kind}: {name.replace('_', ' ')}, {without} → {steered}"
         found.append(KeyFigure(value, label, f"{len(both)} of {len(numbers[steered])} photos"))
     return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from labelers.core.registry import all_modalities
-from trainer.generate.effect import agreement, colour_distance, colours_of, off, seam
+from trainer.generate.effect import agreement, colour_distance, colours_of, off, palette_distance, seam
 
 
 def test_colours_of_a_picture_and_those_asked_for() -> None:
@@ -16,6 +16,16 @@ def test_colours_of_a_picture_and_those_asked_for() -> None:
     picture[:2] = (255, 0, 0)
     picture[2:] = (0, 30, 215)
     assert colour_distance(picture, colours) == pytest.approx(0.5 * np.hypot(30, 40))
+
+
+def test_the_palette_of_a_picture_and_one_that_is_asked_for() -> None:
+    grey = np.zeros((16, 16, 3), np.uint8)
+    grey[:4], grey[4:] = 50, 200
+    same = np.array([[200] * 3, [50] * 3], np.uint8)
+    assert palette_distance(grey, same) == palette_distance(grey, same[::-1]) < 0.01, "in any order"
+    white = np.full((16, 16, 3), 255, np.uint8)
+    assert palette_distance(white, np.zeros((3, 3), np.uint8)) == pytest.approx(100)
+    assert 20 < palette_distance(grey, np.array([[200] * 3, [200] * 3], np.uint8)) < 40, "one to one, not the nearest"
 
 
 def test_the_first_metric_is_what_labels_agree_by() -> None:

@@ -178,10 +178,13 @@ def test_palettes_have_every_size(trained: Path) -> None:
 
 def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
     page = Path(run_tour(config_of(trained), rows=1)).read_text()
-    for words in ("Guidance: canny_edge from rgb", "Palettes: rgb from canny_edge", "brightness 220", "border given"):
+    for words in (
+        "Guidance: canny_edge from rgb", "Palettes: rgb from a palette alone", "Palettes with canny_edge: rgb from both",
+        "brightness 220", "border given", "palettes: the palette asked for is the nearest of the 5",
+    ):  # fmt: skip
         assert words in page
     assert "Chaining: rgb, then color_palette, from caption" in page and page.count("generated first</small>") == 1
-    assert page.count("generated</small>") == 3 + 2 + 4 + 3 + 4
+    assert page.count("generated</small>") == 3 + 2 + 6 + 6 + 3 + 4 and page.count(">given to all<") == 3
     assert (
         "guidance: correlation, weight 0 → weight 3" in page
         and "inpainting: seam, left, pasted over → left given" in page
