@@ -138,10 +138,12 @@ def _palettes(sources: tuple[str, ...], palettes: Mapping[str, Colours]) -> Stop
     note = (
         f"The same noise{' and the same ' + sources[0] if sources else ''}, another palette: of the photos trained on, the "
         "one whose mean goes furthest that way. Distance of the picture's own palette from it, in CIE Lab, colours matched "
-        "one to one: 2 is hardly seen, 100 is black and white."
+        "one to one: 2 is hardly seen, 100 is black and white. Guidance 2, in 4 rounds, without a palette too."
     )
     title = f"Palettes with {sources[0]}: rgb from both" if sources else "Palettes: rgb from a palette alone"
-    pairs = tuple((f"to {name}", free, name) for name in palettes)
+    pairs = (
+        () if sources else tuple((f"to {name}", free, name) for name in palettes)
+    )  # else they are under the pictures
     ways = (Way(free, sources, common=PALETTE_HOW), *asked)
     return Stop(title, note, "rgb", ways, measure, pairs, hits, 1 / len(palettes))
 
@@ -153,7 +155,10 @@ def _brightness(shape: str) -> Stop:
     asked = tuple(
         Way(f"brightness {b}", (shape,), (("metadata", f"brightness={b}"),), (("guidance", 3.0),)) for b in BRIGHTNESS
     )
-    note = "One field of the metadata is given, the rest is left open; mean brightness of the picture, 0..255."
+    note = (
+        "One field of the metadata is given, the rest is left open; mean brightness of the picture, 0..255. With a "
+        "brightness, guidance 3."
+    )
     low, high = (way.head for way in asked)
     ways = (Way("no brightness", (shape,)), *asked)
     return Stop(

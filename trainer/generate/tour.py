@@ -150,7 +150,10 @@ def tour(ds: Dataset, predictor: Predictor, model: str, spots: Sequence[Spot], s
     done = [made.section(stop, pictures) for stop in stops(have, palettes)]
     facts = [
         ("checkpoint", f"{model}, step {record['step']}, sha256 {record['sha256'][MODEL]}"),
-        ("decoding", f"{STEPS} rounds, cosine, temperature 1, top-p 0.9, seed {seed}; what differs is in the heads"),
+        (
+            "decoding",
+            f"{STEPS} rounds, cosine, temperature 1, top-p 0.9, seed {seed}; what differs is in the heads and notes",
+        ),
     ]
     return Sheet(
         "What steers the model", [section for section, _ in done],
