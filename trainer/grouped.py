@@ -134,9 +134,9 @@ class _Grouped(torch.autograd.Function):
         nothing, scale = query.new_empty(1, 1, 1), head**-0.5
         packed = (groups.chunks(a) for a in (query, key, value, d_out, d_query, *d_kv.chunk(2)))
         for weight, a, b, c, out, d_a, d_b, d_c in zip(weights, *packed, strict=True):
-            d_weight = torch.bmm(out, c.mT)
+            d_score = torch.bmm(out, c.mT)  # of the weights, then of the scores
             torch.bmm(weight.mT, out, out=d_c)
-            d_score = torch._softmax_backward_data(d_weight, weight, -1, weight.dtype)
+            torch.ops.aten._softmax_backward_data.out(d_score, weight, -1, weight.dtype, grad_input=d_score)
             torch.baddbmm(nothing, d_score, b, beta=0, alpha=scale, out=d_a)
             torch.baddbmm(nothing, d_score.mT, a, beta=0, alpha=scale, out=d_b)
         shape = grads[0].shape

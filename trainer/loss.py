@@ -38,12 +38,13 @@ class Loss:
 class _Head(torch.autograd.Function):
     """sum_i weight_i * cross-entropy of row i, and the cross-entropies themselves, for one output head.
 
-    hidden: (R, d), matrix: (V, d), ids: (R,), weight: (R,) float32. The gradients are computed with the loss.
+    hidden: (R, d), matrix: (V, d), ids: (R,), weight: (R,) float32. The gradients are computed with the loss. adds: that of
+    the matrix is added to the one that it has, see `lean.rows`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, matrix: Tensor, ids: Tensor, weight: Tensor, dtype: torch.dtype
+        ctx: Any, hidden: Tensor, matrix: Tensor, ids: Tensor, weight: Tensor, dtype: torch.dtype, adds: bool
     ) -> tuple[Tensor, Tensor]:
         learns = any(ctx.needs_input_grad[:2])
         count, low, table = len(hidden), hidden.to(dtype), matrix.to(dtype)
@@ -65,17 +66,21 @@ class _Head(torch.autograd.Function):
             d_matrix = torch.zeros_like(matrix, dtype=dtype)
         # Not by save_for_backward, which would keep a second hold on them: a parameter can then not just take its gradient.
         ctx.grads = None if d_hidden is None else [d_hidden[:count].to(hidden.dtype), d_matrix]
+        ctx.matrix = matrix if adds and matrix.is_leaf else None
         ctx.dtype = matrix.dtype
         surprise = surprise[:count]
         ctx.mark_non_differentiable(surprise)
         return (surprise * weight[:count]).sum(), surprise
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        d_matrix, d_hidden = ctx.grads.pop().to(ctx.dtype), ctx.grads.pop()
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        d_matrix, d_hidden = ctx.grads.pop(), ctx.grads.pop()
         if grads[0].device.type != "cpu" or grads[0] != 1:  # a GPU would have to be waited for
             d_hidden, d_matrix = d_hidden.mul_(grads[0]), d_matrix.mul_(grads[0])
-        return d_hidden, d_matrix, None, None, None
+        if ctx.matrix is not None and ctx.matrix.grad is not None:
+            ctx.matrix.grad.add_(d_matrix)
+            return d_hidden, None, None, None, None, None
+        return d_hidden, d_matrix.to(ctx.dtype), None, None, None, None
 
 
 def pieces(rows: int, vocab: int, device: torch.device) -> list[slice]:
@@ -148,7 +153,7 @@ def cross_entropy(
     own = zip(hidden[order].split(sizes[1:]), ids[order].split(sizes[1:]), stream[order].split(sizes[1:]), strict=True)
     mean, total = hidden.new_zeros((), dtype=torch.float32), torch.zeros(streams, device=hidden.device)
     for matrix, (rows, targets, of) in zip(model.head_weights().values(), own, strict=True):
-        part, surprise = _Head.apply(rows, matrix, targets, weight[of], dtype)
+        part, surprise = _Head.apply(rows, matrix, targets, weight[of], dtype, model.adds)
         mean = mean + part
         total.index_add_(0, of, surprise)
     return Loss(mean, total, count)

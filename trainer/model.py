@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.blocks import Cache, DecoderBlock, EncoderBlock, Norm, sincos_1d, sincos_2d
 from trainer.grouped import Groups, groups_of
-from trainer.lean import additive, product_dtype
+from trainer.lean import additive, product_dtype, rows
 from trainer.streams import Stream, tables
 
 
@@ -50,6 +50,7 @@ class Model(nn.Module):
     causal: Tensor
     table_start: Tensor
     recompute = False  # activations of the blocks are recomputed in the backward pass, not kept
+    adds = False  # gradients of tables and heads are added to those that are there, see `rows`
     compiled = False  # the blocks are compiled, and want static shapes
 
     def __init__(self, streams: Sequence[Stream], size: Size, tied: bool = False) -> None:
@@ -109,7 +110,9 @@ class Model(nn.Module):
 
     def embed(self, ids: Tensor, stream: Tensor, real: Tensor) -> Tensor:
         """Rows of the tables for tokens (B, T); zero where not `real`. One lookup for all streams."""
-        return self.table(ids + self.table_start[stream]) * real[..., None]
+        at = ids + self.table_start[stream]
+        adds = self.adds and torch.is_grad_enabled() and self.table.weight.requires_grad
+        return (rows(self.table.weight, at) if adds else self.table(at)) * real[..., None]
 
     def embed_both(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """`tokens` of encode and decode by one lookup, so that the table has one gradient, not two to be added up."""

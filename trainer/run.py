@@ -62,6 +62,7 @@ class Run:
         check_memory(self.estimate.bytes, config, self.device, self.group.world)
         self.model = self._model(restored)
         self.divided = Divided(self.model, self.group, choose(config.strategy, self.group.world))
+        self.model.adds = self.divided.strategy == "single" and self.device.type == "cpu"
         self.named = dict(self.model.named_parameters())
         self.optimizer = self._optimizer()
         self.average = {n: own(p).clone() for n, p in self.named.items()} if config.ema else {}

@@ -61,6 +61,25 @@ def test_a_model_that_knows_nothing_loses_the_logarithm_of_the_vocabulary(model:
         assert mean == pytest.approx(math.log(stream.vocab), rel=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_that_are_added_to_those_that_are_there_are_the_same(
+    batch: Batch, tied: bool, dtype: torch.dtype
+) -> None:
+    gradients = []
+    for adds in (False, True):
+        model = tiny_model(tied=tied)
+        model.adds = adds
+        for rows in (slice(0, 4), slice(4, None)):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                (3.0 * forward_loss(model, {name: value[rows] for name, value in batch.items()}).mean).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    plain, added = gradients
+    assert plain.keys() == added.keys() and plain["table.weight"].any()
+    for name, gradient in plain.items():
+        assert torch.allclose(added[name], gradient, rtol=1e-5, atol=1e-7), name
+
+
 def test_a_head_computes_no_row_that_is_not_its_own(
     model: Model, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
