@@ -1,8 +1,7 @@
 """Memory that a training step gives back stays with the process, for the next step.
 
 Every step takes and frees the same large arrays. The C library returns those to the system and asks for them anew, which
-then clears each page: about 2 % of a float32 step of the smallest model on a CPU, 5 % of a bfloat16 one. Only glibc has
-these settings.
+then clears each page: some hundredths of a step of the smallest model on a CPU. Only glibc has these settings.
 """
 
 from __future__ import annotations
