@@ -25,13 +25,15 @@ Numbers = dict[str, float]
 @dataclass(frozen=True)
 class Made:
     """One sample as one way made it. labels: by modality, what was made before the target among them; own: the sample's
-    own of the target; part: what was given of the target, or put over it; grid: rows and columns of its tokens.
+    own of the target; part: what was given of the target, or put over it; grid: rows and columns of its tokens. whole:
+    whether everything was made, so that it can be measured.
     """
 
     labels: Mapping[str, Label]
     own: Label | None
     part: Part | None
     grid: tuple[int, int] | None
+    whole: bool = True
 
 
 @dataclass(frozen=True)

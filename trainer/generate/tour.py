@@ -52,8 +52,8 @@ class Tour:
         )
         return Job(self.ds, self.predictor, order)
 
-    def make(self, job: Job, way: Way, target: str) -> tuple[list[Result], list[Made | None]]:
-        """What a way makes of every sample; None where one lacks what it would be made from."""
+    def make(self, job: Job, way: Way, target: str) -> tuple[list[Result], list[Made]]:
+        """What a way makes of every sample."""
         results = list(job.run(self.spots))
         name = f"tok_{target}"
         own_ids = [job.own(name, spot) for spot in self.spots]
@@ -65,11 +65,13 @@ class Tour:
         names = [f"tok_{n}" for n in (*way.before, target)]
         decoded = {n: self.lexicon.decode(n, [r.tokens[0][n] for r in results]) for n in names}
         own = self.lexicon.decode(name, own_ids)
-        made: list[Made | None] = []
+        made: list[Made] = []
         for i, part in enumerate(parts):
             labels = {n.removeprefix("tok_"): label for n in names if (label := _real(decoded[n][i])) is not None}
-            whole = len(labels) == len(names) and (part is not None or not (way.pasted or way.given_of(target)))
-            made.append(Made(labels, _real(own[i]), part, self.lexicon.spec(name).grid) if whole else None)
+            if part is None and (way.pasted or way.given_of(target)):
+                labels = {}  # the sample has nothing to be given
+            whole = len(labels) == len(names)
+            made.append(Made(labels, _real(own[i]), part, self.lexicon.spec(name).grid, whole))
         return results, made
 
     def _part(self, name: str, way: Way, target: str, own: np.ndarray | None, id: str) -> Part | None:
@@ -99,7 +101,7 @@ class Tour:
         for way in stop.ways:
             job = self.job(way, stop.target)
             results, made = self.make(job, way, stop.target)
-            found = [{} if one is None else stop.measure(way, one) for one in made]
+            found = [stop.measure(way, one) if one.whole else {} for one in made]
             numbers[way.head] = found
             top: Cell | None = None
             for name, cells in given_cells(job, self.spots, pictures).items():
@@ -131,8 +133,8 @@ class Tour:
             rows.insert(0, Row("given to all", above))
         return Section(stop.title, heads, rows, stop.note, marks), _figures(stop, numbers)
 
-    def _cell(self, target: str, made: Made | None, numbers: Numbers) -> Cell | None:
-        if made is None:
+    def _cell(self, target: str, made: Made, numbers: Numbers) -> Cell | None:
+        if target not in made.labels:
             return None
         cell = label_cell(self.lexicon, f"tok_{target}", made.labels[target])
         return replace(cell, caption=_words(numbers)) if isinstance(cell, Picture) else cell
