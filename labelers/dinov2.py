@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 PATCH, DIM, LAYERS, HEADS = 14, 384, 12, 6  # of ViT-S
 WIDTHS = (384, 768, 1024, 1536)  # of ViT-S, B, L and g
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, of RGB in 0..1
 
 FEATURES = features_modality(
     "dinov2",
@@ -126,9 +125,7 @@ class Dinov2(ViewFeatures):
         """Class token and patch tokens, all after the last norm."""
         import torch
 
-        tokens = self._network(
-            Preparation(mean=MEAN, std=STD).tensor(views, self.device, torch.float32)
-        ).last_hidden_state
+        tokens = self._network(Preparation().tensor(views, self.device, torch.float32)).last_hidden_state
         return tokens[:, 0], tokens[:, 1:]
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelers.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.dataset import Dataset
 from pipeline.records import canonical_json
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenizer import FitReport, Progress, Tokenizer
 
 Vectors = NDArray[np.float16]
-MEAN, DEVIATION = (np.array(c, np.float32) for c in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
+MEAN, DEVIATION = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 
 
 class Values(Tokenizer):

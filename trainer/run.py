@@ -56,7 +56,7 @@ class Run:
         self.data = Blend([data]) if isinstance(data, Corpus) else data
         self.corpus, self.streams, self.device = self.data.corpora[0], self.data.streams, self.group.device
         self.dtype = precision(config, self.device)
-        self.mixture = [{**asdict(c), "keep": list(c.keep)} for c in components(config, [s.name for s in self.streams])]
+        self.components = components(config, [s.name for s in self.streams])
         empty = skeleton(self.streams, SIZES[config.size], config.tied)
         self.estimate = self._estimate(empty)
         check_memory(self.estimate.bytes, config, self.device, self.group.world)
@@ -110,9 +110,9 @@ class Run:
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=True)
 
     def _masker(self) -> Masker:
-        config, names = self.config, [s.name for s in self.streams]
+        config = self.config
         try:
-            return Masker(self.streams, components(config, names), config.n_in, config.n_out, self.data.has())
+            return Masker(self.streams, self.components, config.n_in, config.n_out, self.data.has())
         except ValueError as error:
             raise ConfigError(f"train.mixture: {error}") from None
 
@@ -222,7 +222,8 @@ class Run:
             "others": [{"recipes": c.recipes, "manifest": c.manifest} for c in sets[1:]],
             "loader": self.loader_state, "block": self.feed.block, "curve": self.curve, "skipped": self.skipped,
             "evaluations": self.evaluations, "heldout": judged["photos"], "heldout_views": judged["views"],
-            "trained_views": self.corpus.train_views, "mixture": self.mixture,
+            "trained_views": self.corpus.train_views,
+            "mixture": [{**asdict(c), "keep": list(c.keep)} for c in self.components],
         }  # fmt: skip
 
     def save(self, folder: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIGS = ("preprocessor_config.json", "processor_config.json")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 LONGEST = 4  # a side of a prepared image is at most so many times the size a network asks for
 T = TypeVar("T")
 
@@ -43,8 +44,8 @@ class Preparation:
     multiple: int = 1
     resample: int = Image.Resampling.BICUBIC
     scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) at which the network sees an image of that size."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 OFFSET = 1.0  # by how much the threshold is moved, in logits, to see how stable a mask is
 GRIDS = 8  # prompts kept, of the shapes of images met last
-THREADS = 4  # of the processor, beside the device
+THREADS = 2  # of the processor, for what comes before the device, and as many for what comes after
 ENLARGED_GPU, ENLARGED_CPU = 2**27, 2**22  # pixels of full-size masks at once; few of them stay in a processor's cache
 POINTS_CPU = 8  # points at once at most, for the same reason
 DRAWN = 64  # points whose masks are drawn at once: each takes 8 to 24 MB meanwhile
@@ -118,9 +118,9 @@ class AutomaticMasks:
         last = {crop.image: at for at, crop in enumerate(crops)}
         found: dict[int, list[_Part]] = {i: [] for i in range(len(images))}
         results: dict[int, Future[T]] = {}
-        with helpers(THREADS // 2, "sam") as pool, torch.inference_mode():
+        with helpers(THREADS, "sam") as pool, torch.inference_mode():
             pixels = ahead(
-                lambda crop: self._resized(images[crop.image], crop), crops, THREADS // 2, 2 * self._settings.images
+                lambda crop: self._resized(images[crop.image], crop), crops, THREADS, 2 * self._settings.images
             )
             for at, (crop, embedding) in enumerate(zip(crops, self._embedded(pixels), strict=True)):
                 found[crop.image].append(self._answered(embedding, crop))

@@ -9,14 +9,13 @@ first 32 hex digits of the sha256 of the source bytes: the same photo has the sa
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from labelers.core.ahead import ahead
 from labelers.core.images import BadImage, decode, encode_png
 from pipeline.commits import Verified, data_key, retract
 from pipeline.dataset import IMAGE_EXTS, Dataset
@@ -32,7 +31,7 @@ from pipeline.survey import write_pack
 
 EXT_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 THREADS = 4  # reading waits for the disk, and Pillow decodes outside the interpreter's lock
-AHEAD = 32
+AHEAD = 31  # candidates that are read early
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -73,22 +72,6 @@ def take(candidate: Candidate) -> Taken | Entry:
     return Taken(row, {ext: data, **payload.sidecars})
 
 
-def _in_order(candidates: Iterator[Candidate]) -> Iterator[Taken | Entry]:
-    """`take` on a few threads, results in the order of the candidates, at most AHEAD of them in memory."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        window: deque[Future[Taken | Entry]] = deque()
-        try:
-            for candidate in candidates:
-                window.append(pool.submit(take, candidate))
-                if len(window) >= AHEAD:
-                    yield window.popleft().result()
-            while window:
-                yield window.popleft().result()
-        finally:
-            for future in window:
-                future.cancel()
-
-
 def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: None) -> IngestReport:
     """Append what is new in the sources to the data set. ConfigError where they hold no usable image and the data set
     neither.
@@ -107,7 +90,7 @@ def take_in(ds: Dataset, candidates: Iterator[Candidate], progress: Progress = l
     ds.update_manifest({"rgb": recipe})
     spine = _Spine(ds, recipe)
     report, waiting, seen = IngestReport(), dict[str, Taken](), 0
-    for result in _in_order(candidates):
+    for result in ahead(take, candidates, THREADS, AHEAD):
         seen += 1
         if isinstance(result, tuple):
             report.quarantined.append(result)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
@@ -14,12 +12,6 @@ from labelers.core.modality import Label, Modality
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 Bools = npt.NDArray[np.bool_]
-
-
-def colours_of(text: str) -> npt.NDArray[np.float64]:
-    """(n, 3) in 0..255 of a text like "#ff8800 #002244"."""
-    found = re.findall(r"#([0-9a-fA-F]{6})", text)
-    return np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in found], np.float64)
 
 
 def colour_distance(picture: Picture, colours: npt.NDArray[np.float64]) -> float:

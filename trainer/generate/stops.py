@@ -25,15 +25,13 @@ Numbers = dict[str, float]
 @dataclass(frozen=True)
 class Made:
     """One sample as one way made it. labels: by modality, what was made before the target among them; own: the sample's
-    own of the target; part: what was given of the target, or put over it; grid: rows and columns of its tokens. whole:
-    whether everything was made, so that it can be measured.
+    own of the target; part: what was given of the target, or put over it; grid: rows and columns of its tokens.
     """
 
     labels: Mapping[str, Label]
     own: Label | None
     part: Part | None
     grid: tuple[int, int] | None
-    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Way:
 @dataclass(frozen=True)
 class Stop:
     """One section of the page. measure: the numbers of what a way made. pairs: (number, the way without, the way with),
-    what the page sums up. hits: a number that is 0 or 1, counted over all that was made; chance: of a 1.
+    what the page sums up. hits: a number that is 0 or 1, counted over all that was made.
     """
 
     title: str
@@ -68,7 +66,6 @@ class Stop:
     measure: Callable[[Way, Made], Numbers]
     pairs: tuple[tuple[str, str, str], ...]
     hits: str = ""
-    chance: float = 0.0
 
     @property
     def of_photos(self) -> bool:
@@ -147,7 +144,7 @@ def _palettes(sources: tuple[str, ...], palettes: Mapping[str, Colours]) -> Stop
         () if sources else tuple((f"to {name}", free, name) for name in palettes)
     )  # else they are under the pictures
     ways = (Way(free, sources, common=PALETTE_HOW), *asked)
-    return Stop(title, note, "rgb", ways, measure, pairs, hits, 1 / len(palettes))
+    return Stop(title, note, "rgb", ways, measure, pairs, hits)
 
 
 def _brightness(shape: str) -> Stop:

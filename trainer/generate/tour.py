@@ -70,8 +70,7 @@ class Tour:
             labels = {n.removeprefix("tok_"): label for n in names if (label := _real(decoded[n][i])) is not None}
             if part is None and (way.pasted or way.given_of(target)):
                 labels = {}  # the sample has nothing to be given
-            whole = len(labels) == len(names)
-            made.append(Made(labels, _real(own[i]), part, self.lexicon.spec(name).grid, whole))
+            made.append(Made(labels, _real(own[i]), part, self.lexicon.spec(name).grid))
         return results, made
 
     def _part(self, name: str, way: Way, target: str, own: np.ndarray | None, id: str) -> Part | None:
@@ -101,7 +100,7 @@ class Tour:
         for way in stop.ways:
             job = self.job(way, stop.target)
             results, made = self.make(job, way, stop.target)
-            found = [stop.measure(way, one) if one.whole else {} for one in made]
+            found = [stop.measure(way, one) if len(one.labels) > len(way.before) else {} for one in made]
             numbers[way.head] = found
             top: Cell | None = None
             for name, cells in given_cells(job, self.spots, pictures).items():
@@ -183,8 +182,9 @@ def _figures(stop: Stop, numbers: dict[str, list[Numbers]]) -> list[KeyFigure]:
     kind = stop.title.partition(":")[0].lower()
     if stop.hits:
         hits = [one[stop.hits] for made in numbers.values() for one in made if stop.hits in one]
-        label = f"{kind}: the palette asked for is the {stop.hits} of the {len(stop.ways) - 1}"
-        found.append(KeyFigure(f"{sum(hits):.0f} of {len(hits)}", label, f"by chance {stop.chance * len(hits):.0f}"))
+        asked = len(stop.ways) - 1
+        label = f"{kind}: the palette asked for is the {stop.hits} of the {asked}"
+        found.append(KeyFigure(f"{sum(hits):.0f} of {len(hits)}", label, f"by chance {len(hits) / asked:.0f}"))
     for number, without, steered in stop.pairs:
         name = number or next((n for one in numbers[steered] for n in one), "")
         both = [

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from labelers.core.registry import all_modalities
-from trainer.generate.effect import agreement, colour_distance, colours_of, off, palette_distance, seam
+from trainer.generate.effect import agreement, colour_distance, off, palette_distance, seam
 
 
 def test_colours_of_a_picture_and_those_asked_for() -> None:
-    colours = colours_of("#ff0000 #0000ff")
-    assert colours.tolist() == [[255, 0, 0], [0, 0, 255]]
+    colours = np.array([[255, 0, 0], [0, 0, 255]], np.float64)
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[:2] = (255, 0, 0)
     picture[2:] = (0, 30, 215)
