@@ -17,6 +17,12 @@ FREE = frozenset({
 
 # What takes the place of T5 embeddings in the published mixture: the first of these that the data has.
 EMBEDDINGS = ("tok_t5_caption", "tok_minilm_caption")
+SAYS = (
+    "tok_dinov2_global",
+    "tok_clip_global",
+    "tok_minilm_caption",
+    "tok_caption",
+)  # of a whole picture, in few tokens
 SHOWN = {"tok_t5_caption", "tok_rgb_pixels"}  # and never asked for
 
 
@@ -141,4 +147,6 @@ def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
         return (all2all(0.1), all2all(1.0))
     if config.mixture == "published":
         return published(embedding=next((n for n in EMBEDDINGS if n in names), None))
-    return demo() if config.mixture == "demo" else steering()
+    if config.mixture == "steering":
+        return steering(says=next((n for n in SAYS if n in names), None))
+    return demo()

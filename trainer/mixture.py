@@ -78,19 +78,23 @@ def demo(rgb: str = "tok_rgb", caption: str = "tok_caption") -> tuple[Component,
 
 
 def steering(
-    rgb: str = "tok_rgb",
-    palette: str = "tok_color_palette",
-    fields: str = "tok_metadata",
-    shape: str = "tok_canny_edge",
+    rgb: str = "tok_rgb", palette: str = "tok_color_palette", shape: str = "tok_canny_edge", says: str | None = None
 ) -> tuple[Component, ...]:
     """For minutes of training whose pictures will be steered: half of the samples are pictures from a palette and little
-    else, the others keep what guidance, chains, shapes and fields need.
+    else, the others keep what guidance, shapes and chains need. says: a short stream of the whole picture, from which a
+    chain makes a palette, and a picture from both; None: those components are left out.
     """
-    return (
-        from_one(rgb, 1.2), all2all(0.3, 0.8), steered(palette, rgb, 3.0),
+    parts = (
+        from_one(rgb), all2all(0.3, 0.5), steered(palette, rgb, 3.5),
         Component(f"{palette}+{shape}2{rgb}", 0.7, {rgb: 0.5, shape: 1.0}, {rgb: 1.0}, (palette,)),
-        Component(f"{fields}2{rgb}", 0.8, {rgb: 0.3, fields: 1.0}, {rgb: 1.0}, few=4.0),
     )  # fmt: skip
+    if says is None:
+        return parts
+    return (
+        *parts,
+        Component(f"{says}+{palette}2{rgb}", 0.7, {rgb: 1.0}, {rgb: 1.0}, (palette, says), 8.0),
+        Component(f"{says}2{palette}+{rgb}", 1.0, {says: 1.0}, {palette: 1000.0, rgb: 1.0}, (says,)),
+    )
 
 
 def _alpha(table: Mapping[str, float], stream: str) -> float:

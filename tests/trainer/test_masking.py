@@ -31,7 +31,7 @@ TEXT = 400
 COMPONENTS: dict[str, tuple[Component, ...]] = {
     "few": (all2all(0.01),), "many": (all2all(10.0),), "from rgb": (from_one("tok_rgb"),),
     "caption": (biased("tok_caption"),), "published": published(), "demo": demo(),
-    "steered": (steered("tok_caption", "tok_rgb"),), "steering": steering(palette="tok_caption"),
+    "steered": (steered("tok_caption", "tok_rgb"),), "steering": steering(palette="tok_caption", says="tok_dinov2_global"),
 }  # fmt: skip
 
 

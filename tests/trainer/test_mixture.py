@@ -119,12 +119,14 @@ def test_the_published_mixture_is_that_of_the_paper() -> None:
 
 
 def test_half_of_the_steering_mixture_is_from_a_palette_and_little_else() -> None:
-    names = ["tok_rgb", "tok_color_palette", "tok_metadata", "tok_canny_edge"]
+    names = ["tok_rgb", "tok_color_palette", "tok_dinov2_global", "tok_canny_edge"]
     made = Mixture(components(TrainConfig(mixture="steering"), names), names)
-    alone = made.keep[:, 1] & (made.few > 0)
+    alone = made.keep[:, 1] & (made.few > 0) & ~made.keep[:, 2]
     assert 0.4 < made.weights[alone].sum() < 0.6
     assert (made.alpha_out[alone] > 0).tolist() == [[True, False, False, False]], "and all of it is for the picture"
     assert (made.alpha_out.max(axis=0) > 0).all(), "every stream can be asked for"
+    fewer = Mixture(components(TrainConfig(mixture="steering"), names[:2]), names[:2])
+    assert len(fewer.names) == len(made.names) - 2, "without an embedding or a caption there is no chain to learn"
 
 
 def test_components_are_drawn_by_weight() -> None:

@@ -11,6 +11,7 @@ from labelers.core.modality import Label
 from pipeline.errors import ConfigError
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.dense import dense_instances
+from trainer.generate.palettes import SIZES, palette_of_size
 from trainer.lexicon import Lexicon
 from trainer.predict import Predictor
 
@@ -127,5 +128,8 @@ def _one(
         raise ConfigError(f"{target}: guidance weights are given, but nothing to condition on")
     if request.dense and lexicon.spec(target).content == "sam_instance":
         return dense_instances(predictor, lexicon, target, given, how, keys, request.dense)
+    if lexicon.spec(target).content == "color_palette" and not any(parts or ()):
+        # The largest says most to what comes next.
+        return palette_of_size(predictor, target, given, how, keys, max(SIZES))
     allowed = lexicon.allowed(target)
     return list(predictor.predict(given, target, how, parts=parts, keys=keys, allowed=allowed))

@@ -14,12 +14,6 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 Bools = npt.NDArray[np.bool_]
 
 
-def colour_distance(picture: Picture, colours: npt.NDArray[np.float64]) -> float:
-    """Mean distance in RGB, 0..441, from each pixel to the nearest of the colours."""
-    pixels = picture.reshape(-1, 3).astype(np.float64)
-    return float(np.mean(np.min([np.linalg.norm(pixels - colour, axis=1) for colour in colours], axis=0)))
-
-
 def palette_distance(picture: Picture, colours: npt.NDArray[np.uint8]) -> float:
     """How far the palette of a picture, of as many colours, is from one: mean distance in CIE Lab of colours matched one to
     one, at best. 2 is hardly seen, 100 is black and white.

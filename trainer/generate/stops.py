@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from labelers.core.modality import Label
 from labelers.core.registry import all_modalities
+from trainer.config import SAYS
 from trainer.generate import effect
 from trainer.generate.contrast import Colours, as_text
 from trainer.generate.decoding import Part
@@ -18,7 +20,6 @@ BRIGHTNESS = (30, 220)
 PALETTE_HOW = (("guidance", 2.0), ("steps", 4))
 REGIONS = ("left", "border")
 SHAPES = ("canny_edge", "sam_edge", "depth", "normal")
-SAYS = ("dinov2_global", "clip_global", "minilm_caption", "caption")
 Numbers = dict[str, float]
 
 
@@ -36,14 +37,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to make the target. head: in words; sources, given, common: see make_order; before: made first; chain:
-    whether the target sees it. pasted: a region of the sample's own tokens that is put over the result.
+    """One way to make the target. head: in words; sources, given, common, special: see make_order; before: made first;
+    chain: whether the target sees it. pasted: a region of the sample's own tokens that is put over the result.
     """
 
     head: str
     sources: tuple[str, ...] = ()
     given: tuple[tuple[str, str], ...] = ()
     common: tuple[tuple[str, float], ...] = ()
+    special: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     chain: bool = True
     pasted: str = ""
@@ -76,7 +78,7 @@ class Stop:
 def stops(have: set[str], palettes: Mapping[str, Colours]) -> Iterator[Stop]:
     """What can be shown with these modalities, all of them ones that the model predicts. palettes: to ask for, by name."""
     shape = next((n for n in SHAPES if n in have), None)
-    says = next((n for n in SAYS if n in have), None)  # of the whole picture, without places
+    says = next((n for name in SAYS if (n := name.removeprefix("tok_")) in have), None)
     if shape and "rgb" in have:
         yield _guidance(shape)
     if says and have >= {"rgb", "color_palette"}:
@@ -104,19 +106,21 @@ def _guidance(target: str) -> Stop:
 
 def _chaining(source: str) -> Stop:
     def measure(way: Way, made: Made) -> Numbers:
-        palette = np.asarray(made.labels["color_palette"][0], np.float64)
-        return {"distance": effect.colour_distance(np.asarray(made.labels["rgb"]), palette)}
+        palette = made.labels["color_palette"][0]
+        return {"distance": effect.palette_distance(np.asarray(made.labels["rgb"]), palette)}
 
-    ways = (
-        Way("side by side", (source,), before=("rgb",), chain=False),
-        Way("one after the other", (source,), before=("rgb",)),
-    )
+    # The likeliest palette is one of the usual ones; the colours of one that was drawn seldom belong together.
+    how: dict[str, Any] = {
+        "sources": (source,), "before": ("color_palette",), "common": PALETTE_HOW, "special": ("color_palette:temperature=0",)
+    }  # fmt: skip
+    ways = (Way("side by side", chain=False, **how), Way("one after the other", **how))
     note = (
-        "With the same noise. Chained, the palette sees the picture that was just made; mean distance (0..441) from a pixel "
-        "of that to the nearest colour of the palette."
+        "With the same noise. Chained, the picture sees the palette that was just made; distance of the picture's own palette "
+        "from that one, in CIE Lab, colours matched one to one. Guidance 2, in 4 rounds; the likeliest palette of 7 "
+        "colours."
     )
-    title = f"Chaining: rgb, then color_palette, from {source}"
-    return Stop(title, note, "color_palette", ways, measure, (("distance", ways[0].head, ways[1].head),))
+    title = f"Chaining: color_palette, then rgb, from {source}"
+    return Stop(title, note, "rgb", ways, measure, (("distance", ways[0].head, ways[1].head),))
 
 
 def _palettes(sources: tuple[str, ...], palettes: Mapping[str, Colours]) -> Stop:

@@ -48,7 +48,7 @@ class Tour:
         common = {**USUAL, "seed": self.seed, **dict(way.common)}
         targets = [*way.before, target]
         order = make_order(
-            self.ds, way.sources, targets, dict(way.given), common, [], way.chain, True, 0, 0, 1, self.model
+            self.ds, way.sources, targets, dict(way.given), common, way.special, way.chain, True, 0, 0, 1, self.model
         )
         return Job(self.ds, self.predictor, order)
 

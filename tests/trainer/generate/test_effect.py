@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from labelers.core.registry import all_modalities
-from trainer.generate.effect import agreement, colour_distance, off, palette_distance, seam
-
-
-def test_colours_of_a_picture_and_those_asked_for() -> None:
-    colours = np.array([[255, 0, 0], [0, 0, 255]], np.float64)
-    picture = np.zeros((4, 4, 3), np.uint8)
-    picture[:2] = (255, 0, 0)
-    picture[2:] = (0, 30, 215)
-    assert colour_distance(picture, colours) == pytest.approx(0.5 * np.hypot(30, 40))
+from trainer.generate.effect import agreement, off, palette_distance, seam
 
 
 def test_the_palette_of_a_picture_and_one_that_is_asked_for() -> None:

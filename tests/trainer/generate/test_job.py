@@ -18,8 +18,11 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, number_of
 from tests.trainer.trained import config_of
+from tokenize_shards.grammar import decode_palette
 from trainer.generate.chain import in_order
 from trainer.generate.given import region
+from trainer.generate.job import Job
+from trainer.generate.order import make_order
 from trainer.generate.stops import Way
 from trainer.generate.tour import Tour
 from trainer.lexicon import Lexicon
@@ -176,6 +179,19 @@ def test_palettes_have_every_size(trained: Path) -> None:
     assert verify(ds, reader_of) == []
 
 
+def test_what_comes_after_a_palette_sees_the_largest_of_its_label(trained: Path) -> None:
+    ds, model = Dataset.open(str(trained)), Predictor.load(trained / "_models" / "model")
+    spots = [(k, i) for k in ds.shards() for i in range(len(ds.ids(k)))]
+    order = make_order(
+        ds, ["rgb"], ["color_palette", "canny_edge"], {}, {"temperature": 1.0}, [], True, True, 0, 0, 1, "model"
+    )
+    job = Job(ds, model, order)
+    results = list(job.run(spots))
+    for label, result in zip(job.labels("tok_color_palette", results), results, strict=True):
+        ids = result.tokens[0]["tok_color_palette"].tolist()
+        assert np.array_equal(decode_palette(ids)[0], label[6]) and len(ids) == 1 + 3 * 7, result.id
+
+
 def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
     page = Path(run_tour(config_of(trained), rows=1)).read_text()
     for words in (
@@ -183,7 +199,7 @@ def test_the_tour_shows_every_way_to_steer(trained: Path) -> None:
         "brightness 220", "border given", "palettes: the palette asked for is the nearest of the 5",
     ):  # fmt: skip
         assert words in page
-    assert "Chaining: rgb, then color_palette, from caption" in page and page.count("generated first</small>") == 1
+    assert "Chaining: color_palette, then rgb, from caption" in page and page.count("generated first</small>") == 1
     assert page.count("generated</small>") == 3 + 2 + 6 + 6 + 3 + 4 and page.count(">given to all<") == 3
     assert (
         "guidance: correlation, weight 0 → weight 3" in page
