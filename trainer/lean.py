@@ -47,9 +47,9 @@ class _SwiGLU(torch.autograd.Function):
             d_down = add_product(d_down, out[part], silu.mul_(up))
             torch.ops.aten.silu_backward.grad_input(d_active.mul_(up), gate, grad_input=d_gate)
             torch.mm(d_both, gate_up, out=d_x[part])
-            d_gate_up = add_product(d_gate_up, d_both, x[part])
+            d_gate_up = add_product(d_gate_up, x[part], d_both)  # of its transpose: a tenth faster than the other way
         assert d_gate_up is not None and d_down is not None  # there is at least one part
-        return d_x, d_gate_up.to(x.dtype), d_down.to(x.dtype)
+        return d_x, d_gate_up.T.contiguous().to(x.dtype), d_down.to(x.dtype)
 
 
 def _parts(rows: Tensor, width: int) -> list[slice]:
@@ -65,7 +65,19 @@ def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
         return left.T @ right
     if left.dtype == total.dtype and left.dtype.itemsize >= 4:
         return total.addmm_(left.T, right)
-    return total.float().add_(left.T @ right)
+    wide = total.float()
+    add_to(wide, left.T @ right)
+    return wide
+
+
+def add_to(total: Tensor, more: Tensor) -> None:
+    """total + more, in place. Of another dtype only some rows are converted at a time, which stay in the cache."""
+    if total.dtype == more.dtype or total.device.type != "cpu":
+        total.add_(more)
+        return
+    rows = max(1, CACHE // (total.itemsize * max(1, total[:1].numel())))
+    for some, others in zip(total.split(rows), more.split(rows), strict=True):
+        some.add_(others)
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

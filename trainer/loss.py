@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.lean import add_product, product_dtype
+from trainer.lean import add_product, add_to, product_dtype
 from trainer.model import Model
 
 Weighing = Literal["streams", "tokens"]
@@ -78,7 +78,7 @@ class _Head(torch.autograd.Function):
         if grads[0].device.type != "cpu" or grads[0] != 1:  # a GPU would have to be waited for
             d_hidden, d_matrix = d_hidden.mul_(grads[0]), d_matrix.mul_(grads[0])
         if ctx.matrix is not None and ctx.matrix.grad is not None:
-            ctx.matrix.grad.add_(d_matrix)
+            add_to(ctx.matrix.grad, d_matrix)
             return d_hidden, None, None, None, None, None
         return d_hidden, d_matrix.to(ctx.dtype), None, None, None, None
 

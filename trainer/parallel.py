@@ -135,8 +135,12 @@ class Divided:
 
     def clip(self, limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit`; the norm they had, the same on every process."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if value > limit:  # else every gradient would be multiplied by 1
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return value
 
 
 def whole(value: Tensor) -> Tensor:
