@@ -61,8 +61,10 @@ def test_retrieval_by_real_tokens_and_by_predictions(trained: Path) -> None:
     assert -1 <= report["figures"]["cosine"] <= 1
     few = run_retrieve(config, ["rgb"], {}, "small_global-tokens", k=1, rows=0)
     rows, queries = tokenized(ds, "small_global", 1), tokenized(ds, "small_global", 0)
-    best = np.argmax(queries.rows @ rows.rows.T, axis=1)
-    assert few["figures"]["real_self@1"] == pytest.approx(np.mean(best == np.arange(8)))
+    cosine = queries.rows @ rows.rows.T
+    others = np.where(np.eye(8, dtype=bool), -1.0, cosine).max(axis=1)
+    ahead, level = (float(np.mean(cosine.diagonal() > others + slack)) for slack in (1e-6, -1e-6))
+    assert ahead <= few["figures"]["real_self@1"] <= level and level < 1, "photos of one vector may come in any order"
     page = Path(report["page"]).read_text()
     assert "found</small>" in page and "itself" in page
 
