@@ -76,8 +76,8 @@ class TrainConfig(_Section):
     the one that is judged. loss: mean over the streams of their means, or over all tokens. ema: decay of the averaged
     weights, 0 for none; where there are any, they are what is published. keep: checkpoints kept beside those of every
     keep_every-th step. precision: of products; auto is bf16 where the device multiplies it by itself, else fp32, which is
-    what other numbers of workers give the same losses in. block: samples masked together, null: what a worker takes at
-    a time.
+    what other numbers of workers give the same losses in. compile: for a GPU; a CPU is faster without. block: samples
+    masked together, null: what a worker takes at a time.
     """
 
     name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
