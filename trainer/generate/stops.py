@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -110,10 +109,9 @@ def _chaining(source: str) -> Stop:
         return {"distance": effect.palette_distance(np.asarray(made.labels["rgb"]), palette)}
 
     # The likeliest palette is one of the usual ones; the colours of one that was drawn seldom belong together.
-    how: dict[str, Any] = {
-        "sources": (source,), "before": ("color_palette",), "common": PALETTE_HOW, "special": ("color_palette:temperature=0",)
-    }  # fmt: skip
-    ways = (Way("side by side", chain=False, **how), Way("one after the other", **how))
+    likeliest = ("color_palette:temperature=0",)
+    apart = Way("side by side", (source,), (), PALETTE_HOW, likeliest, ("color_palette",), chain=False)
+    ways = (apart, replace(apart, head="one after the other", chain=True))
     note = (
         "With the same noise. Chained, the picture sees the palette that was just made; distance of the picture's own palette "
         "from that one, in CIE Lab, colours matched one to one. Guidance 2, in 4 rounds; the likeliest palette of 7 "
