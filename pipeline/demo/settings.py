@@ -29,7 +29,7 @@ def train_settings(photos: int) -> str:
     """For the section `train`. Steps go with the square root of the photos, since what is learned of one helps with the
     next: twice the photos take 1.4 times as long.
     """
-    at_one, settings = (800 / len(PHOTOS) ** 0.5, TRAIN_FEW) if photos < FEW else (71, TRAIN_MANY)
+    at_one, settings = (800 / len(PHOTOS) ** 0.5, TRAIN_FEW) if photos < FEW else (100, TRAIN_MANY)
     return f"steps: {int(min(MOST, max(LEAST, round(at_one * photos**0.5, -1))))}, {settings}"
 
 
