@@ -6,7 +6,6 @@ model's, so that utilisation can be compared between machines.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.memory import peak_resident
 from trainer.config import TrainConfig
 from trainer.model import SIZES, Model, Size
 from trainer.streams import Stream
@@ -163,7 +163,4 @@ def peak_memory(device: torch.device) -> int:
     """Bytes this process has held at most."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    unit = 1 if os.uname().sysname == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_resident()

@@ -26,8 +26,9 @@ from pipeline.survey import row_of, write_rows
 SHARDS, MODALITIES = 10_000, 100
 
 MEASURED = """
-import json, resource, sys, time
+import json, sys, time
 from pipeline.dataset import Dataset
+from pipeline.memory import peak_resident
 from pipeline.plan import Step
 from pipeline.run import make_plan
 from pipeline.status import status
@@ -41,7 +42,7 @@ items = make_plan(ds, steps)
 done = time.perf_counter()
 print(json.dumps({"status": said - start, "plan": done - said, "todo": len(items), "samples": found["samples"],
     "committed": sum(m["committed"] for m in found["modalities"].values()),
-    "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    "mib": peak_resident() / 2**20}))
 """
 
 
