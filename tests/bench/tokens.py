@@ -15,6 +15,7 @@ from pipeline.config import Config, TokensConfig
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.records import canonical_json, file_sha256
+from tests.bench.threads import one_thread
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.kinds import make_tokenizer
 from tokenize_shards.table import get_spec
@@ -40,12 +41,8 @@ def overhead(folder: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """CPU time of `tokenize` with the published rgb tokenizer, from opening the data set to committed shards, against
     that of a script that loads the encoder and runs it on the same views, which lie ready in memory. One thread each.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         ratio = _overhead(folder)
-    finally:
-        torch.set_num_threads(threads)
     how = (
         f"ViT-B at 224 px on the CPU, {PHOTOS} photos x {VIEWS} views, local executor, "
         "against loading it and encode() of the same views"

@@ -23,6 +23,7 @@ from labelers.core.labeler import Sample
 from labelers.core.registry import all_labelers, all_modalities
 from pipeline.cli.main import main
 from pipeline.dataset import Dataset
+from tests.bench.threads import one_thread
 
 Values = tuple[float | None, str, str, bool | None, str]
 Figures = Iterator[tuple[str, Values]]
@@ -73,7 +74,8 @@ class World:
         }
         settings |= {f"labelers.{name}.params.{key}": value for key, value in params.items()}
         start = time.process_time()
-        manymodal("label", self.root, "--only", modality, *_assigned(settings))
+        with one_thread():
+            manymodal("label", self.root, "--only", modality, *_assigned(settings))
         self.seconds[name] = (time.process_time() - start) / self.count
         return modality, self.ds.current(modality)
 
