@@ -24,7 +24,7 @@ from pipeline.records import Commit
 from pipeline.shard_task import replace
 from pipeline.shards import label_file, verify_labels, write_labels
 
-LABELER, VERSION = "generate", 1
+LABELER, VERSION = "generate", 2
 
 
 def _encode(label: Label) -> bytes:
