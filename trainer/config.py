@@ -17,12 +17,8 @@ FREE = frozenset({
 
 # What takes the place of T5 embeddings in the published mixture: the first of these that the data has.
 EMBEDDINGS = ("tok_t5_caption", "tok_minilm_caption")
-SAYS = (
-    "tok_dinov2_global",
-    "tok_clip_global",
-    "tok_minilm_caption",
-    "tok_caption",
-)  # of a whole picture, in few tokens
+# What says most of a whole picture in few tokens, the first of these that the data has.
+SAYS = ("tok_dinov2_global", "tok_clip_global", "tok_minilm_caption", "tok_caption")
 SHOWN = {"tok_t5_caption", "tok_rgb_pixels"}  # and never asked for
 
 

@@ -49,7 +49,7 @@ class _SwiGLU(torch.autograd.Function):
             torch.mm(d_both, gate_up, out=d_x[part])
             d_gate_up = add_product(d_gate_up, x[part], d_both)  # of its transpose: a tenth faster than the other way
         assert d_gate_up is not None and d_down is not None  # there is at least one part
-        return d_x, d_gate_up.T.contiguous().to(x.dtype), d_down.to(x.dtype)
+        return d_x, d_gate_up.to(x.dtype).T.contiguous(), d_down.to(x.dtype)
 
 
 def _parts(rows: Tensor, width: int) -> list[slice]:

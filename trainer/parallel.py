@@ -135,7 +135,7 @@ class Divided:
 
     def clip(self, limit: float) -> float:
         """Scale the gradients down to a norm of at most `limit`; the norm they had, the same on every process."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if value > limit:  # else every gradient would be multiplied by 1

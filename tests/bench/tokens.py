@@ -15,7 +15,7 @@ from pipeline.config import Config, TokensConfig
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.records import canonical_json, file_sha256
-from tests.bench.threads import one_thread
+from tests.threads import one_thread
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.kinds import make_tokenizer
 from tokenize_shards.table import get_spec

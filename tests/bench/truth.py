@@ -23,7 +23,7 @@ from labelers.core.labeler import Sample
 from labelers.core.registry import all_labelers, all_modalities
 from pipeline.cli.main import main
 from pipeline.dataset import Dataset
-from tests.bench.threads import one_thread
+from tests.threads import one_thread
 
 Values = tuple[float | None, str, str, bool | None, str]
 Figures = Iterator[tuple[str, Values]]

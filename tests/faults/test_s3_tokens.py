@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.dataset import Dataset
 from tests.faults.proxy import proxy
 from tests.faults.test_s3 import EACH
 from tests.seaweed import Server
+from tests.threads import one_thread
 from tests.tokenize_shards.small import build, fit_small, small_config, small_table
 from tokenize_shards.tokenize import tokenize
 
@@ -23,13 +23,10 @@ NAMES = ("tok_color_palette", "tok_rgb")
 @pytest.fixture
 def fitted(tmp_path: Path) -> Iterator[Path]:
     """A small labelled data set with fitted tokenizers, in a folder."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with small_table():
+    with one_thread(), small_table():
         root = build(tmp_path)
         fit_small(root)
         yield root
-    torch.set_num_threads(threads)
 
 
 def digests(root: str) -> dict[tuple[str, int], str]:

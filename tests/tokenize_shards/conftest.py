@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.threads import one_thread
 from tests.tokenize_shards.small import build, fit_small, small_table
 
 
 @pytest.fixture(scope="package", autouse=True)
 def one_cpu_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package")

@@ -11,7 +11,7 @@ from labelers.core.modality import Label
 from pipeline.errors import ConfigError
 from trainer.generate.decoding import Decoding, Part
 from trainer.generate.dense import dense_instances
-from trainer.generate.palettes import SIZES, palette_of_size
+from trainer.generate.palettes import LARGEST, palette_of_size
 from trainer.lexicon import Lexicon
 from trainer.predict import Predictor
 
@@ -130,6 +130,6 @@ def _one(
         return dense_instances(predictor, lexicon, target, given, how, keys, request.dense)
     if lexicon.spec(target).content == "color_palette" and not any(parts or ()):
         # The largest says most to what comes next.
-        return palette_of_size(predictor, target, given, how, keys, max(SIZES))
+        return palette_of_size(predictor, target, given, how, keys, LARGEST)
     allowed = lexicon.allowed(target)
     return list(predictor.predict(given, target, how, parts=parts, keys=keys, allowed=allowed))

@@ -180,10 +180,10 @@ class Job:
         given = {n: [results[i].shown[n] for i in made] for n in names}
         given |= {n: [results[i].tokens[variant][n] for i in made] for n in before}
         keys = [f"{results[i].id}:{self.order.view}:{variant}" for i in made]
+        largest = [ids for r in results if (ids := r.tokens[variant][target]) is not None]
+        labels = whole_palettes(self.predictor, target, given, request.how[target], keys, largest)
         found: list[Label | Null | None] = [None] * len(results)
-        for i, label in zip(
-            made, whole_palettes(self.predictor, target, given, request.how[target], keys), strict=True
-        ):
+        for i, label in zip(made, labels, strict=True):
             found[i] = label
         return found
 

@@ -14,6 +14,7 @@ from trainer.generate.decoding import Decoding, Part
 from trainer.predict import Predictor
 
 Given = Mapping[str, Sequence[np.ndarray | Part | None]]
+LARGEST = max(SIZES)
 COLOURS = np.array([coordinate(0, value) for value in range(256)])
 
 
@@ -31,12 +32,13 @@ def palette_of_size(
 
 
 def whole_palettes(
-    predictor: Predictor, target: str, given: Given, how: Decoding, keys: Sequence[str]
+    predictor: Predictor, target: str, given: Given, how: Decoding, keys: Sequence[str], largest: Sequence[np.ndarray]
 ) -> list[Label | Null]:
-    """Palettes of all seven sizes a sample."""
+    """Palettes of all seven sizes a sample. largest: tokens of the last, which the chain has made."""
     found: list[list[np.ndarray]] = [[] for _ in keys]
     for size in SIZES:
-        for palettes, ids in zip(found, palette_of_size(predictor, target, given, how, keys, size), strict=True):
+        rows = largest if size == LARGEST else palette_of_size(predictor, target, given, how, keys, size)
+        for palettes, ids in zip(found, rows, strict=True):
             made = decode_palette([int(t) for t in ids])
             assert not isinstance(made, Null), "whole colours were written"
             palettes.append(made[0])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,6 +17,7 @@ from pipeline.storage import open_storage
 from pipeline.storage.interface import below
 from tests.pipeline.conftest import Command, Said
 from tests.seaweed import KEY, SECRET
+from tests.threads import one_thread
 from tests.tokenize_shards.small import WORDS, photo, small_table
 from tests.trainer.fourm.test_load import tiny
 
@@ -43,11 +43,8 @@ def photos(tmp_path: Path) -> Iterator[Path]:
         Image.fromarray(photo(number)).save(folder / f"p{number}.png")
         (folder / f"p{number}.txt").write_text(f"a {word} beside another {word}")
     (folder / "broken.png").write_bytes(b"no image")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with small_table():
+    with one_thread(), small_table():
         yield folder
-    torch.set_num_threads(threads)
 
 
 def configure(root: str, photos: Path) -> None:

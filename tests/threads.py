@@ -1,4 +1,4 @@
-"""Figures of one core: CPU seconds of several threads also count those that wait for each other."""
+"""One thread: tiny networks gain nothing from more, and CPU seconds of several also count those that wait for each other."""
 
 from __future__ import annotations
 
