@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError, Incomplete, ManymodalError, StorageError
+from pipeline.leave import leave
 from trainer.config import TrainConfig
 from trainer.parallel import Group, current_device, joined
 from trainer.train import Progress, TrainReport, train
@@ -118,6 +119,7 @@ def _process(rank: int, world: int, values: dict[str, Any], root: str, folder: s
         raise
     if rank == 0:
         (Path(folder) / "report.json").write_text(json.dumps(asdict(report)))
+    leave()
 
 
 def explain(folder: Path, error: Exception) -> ManymodalError:

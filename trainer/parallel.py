@@ -101,7 +101,7 @@ class Divided:
         if strategy == "ddp":
             on_gpu = group.device.type == "cuda"
             self.net = nn.parallel.DistributedDataParallel(
-                self.net, [group.device.index] if on_gpu else None, broadcast_buffers=False
+                self.net, [group.device.index] if on_gpu else None, forward_sync_buffers=False
             )
         elif strategy == "fsdp":
             self._shard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated, Any
 
@@ -154,9 +155,10 @@ def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool =
     from trainer.summary import LOSSES, loss_rows
 
     chosen, ds = train_settings(config), Dataset.open(config.root)
-    with bars(f"Train on {config.root}", "steps", quiet) as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    with bars(f"Train on {config.root}", "steps", quiet or not first) as progress:
         report = start(ds, chosen, progress, again=again, dry=dry)
-    if dry:
+    if dry or not first:
         return asdict(report)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)

@@ -14,6 +14,7 @@ from types import FrameType
 import typer
 
 from pipeline.cli import care, data, explain, find, fourm, judge, learn, pages, planning, use
+from pipeline.leave import leave
 
 app = typer.Typer(
     name="manymodal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -70,7 +71,10 @@ def main() -> None:
     if stop.code or code == 130:
         _say("interrupted; the same command resumes")
         sys.exit(stop.code or 130)
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes that torchrun started
+        leave(code)
+    sys.exit(code)
 
 
 def _say(sentence: str) -> None:

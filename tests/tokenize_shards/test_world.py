@@ -15,6 +15,7 @@ import torch
 import torch.multiprocessing as mp
 
 from pipeline.dataset import Dataset
+from pipeline.leave import leave
 from tests.tokenize_shards.small import small_config, small_table
 from tests.tokenize_shards.test_vit_vq import MAPS, data
 from tokenize_shards.fit import fit_as_worker, fit_report
@@ -47,6 +48,7 @@ def _process(rank: int, folder: str, root: str) -> None:
     with small_table():
         fit_as_worker(small_config(Path(root)).model_dump(), ["tok_small_map", "tok_small_vector"], False)
     torch.distributed.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.leave import leave
 from tests.trainer.corpus import TINY, write_world
 from trainer import checkpoint, sharded
 from trainer.config import TrainConfig
@@ -62,6 +63,7 @@ def process(rank: int, root: str, out: str) -> None:
                 found[f"{strategy}-sum"] = float(sum(whole(p).double().sum() for p in run.model.parameters()))
         if group.first:
             (Path(out) / "found.json").write_text(json.dumps(found))
+    leave()
 
 
 @pytest.fixture(scope="module")
