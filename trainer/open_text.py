@@ -24,4 +24,4 @@ def open_text(ds: Dataset, corpus: Corpus, source: TextSource) -> Corpus:
     tokenizer = load_tokenizer(ds.weights_path(weights["tokenizer"]["sha256"])) if "tokenizer" in weights else None
     if not isinstance(tokenizer, SequenceTokenizer):
         raise ConfigError(f"train.text: {source.stream} was not made by a tokenizer of text; run `manymodal fit` again")
-    return text_corpus(source.path, tokenizer.words, stream, source.column)
+    return text_corpus(source.path, tokenizer.words, stream, source.column, corpus.makers[stream.name])

@@ -251,7 +251,10 @@ class Run:
     def differs(self, record: dict[str, Any]) -> str:
         """In what a checkpoint is of another run than this one; "" where it is not."""
         mine = self.record()
-        other = next((key for key in ("streams", "recipes", "others") if record.get(key) != mine[key]), "")
+        other = next((key for key in ("streams", "recipes") if record.get(key) != mine[key]), "")
+        recipes = [[one["recipes"] for one in of.get("others", ())] for of in (record, mine)]
+        if not other and recipes[0] != recipes[1]:  # what else their manifests name does not matter
+            other = "train.datasets (the current tokens of one are others now)"
         if not other and record.get("mixture", mine["mixture"]) != mine["mixture"]:
             other = "train.mixture (its ready-made components are others now)"
         views = record.get("trained_views", self.corpus.views)  # before there were held-out views, all

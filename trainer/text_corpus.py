@@ -65,8 +65,9 @@ class Part:
         return repr(what)
 
 
-def text_corpus(path: str, words: WordPiece, stream: Stream, column: str = "text") -> Corpus:
-    """The documents of a file, a folder, or a pattern (*.parquet, *.txt), as samples of one sequence stream.
+def text_corpus(path: str, words: WordPiece, stream: Stream, column: str = "text", maker: str = "") -> Corpus:
+    """The documents of a file, a folder, or a pattern (*.parquet, *.txt), as samples of one sequence stream. maker: of the
+    tokens of data sets that `words` is of.
 
     ConfigError where there are none, or a Parquet file has no such column of text.
     """
@@ -85,8 +86,7 @@ def text_corpus(path: str, words: WordPiece, stream: Stream, column: str = "text
         return {stream.name: Documents(ids, np.diff(offsets) > 0, offsets)}
 
     held = [np.zeros(part.documents, np.bool_) for part in parts]
-    makers = {stream.name: ""}
-    return Corpus([stream], LazyShards(len(parts), open_part), held, makers=makers, window=4)
+    return Corpus([stream], LazyShards(len(parts), open_part), held, makers={stream.name: maker}, window=4)
 
 
 def find(path: str) -> list[Path]:
@@ -114,9 +114,15 @@ def _groups(path: Path, column: str) -> list[Part]:
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: is no Parquet file ({error})") from None
     names = file.schema_arrow.names
-    if column not in names or not pa.types.is_string(file.schema_arrow.field(column).type):
+    if column not in names or not _is_text(file.schema_arrow.field(column).type):
         raise ConfigError(f"{path}: has no column {column!r} of text. There are: {', '.join(names)}.")
     return [Part(path, file.metadata.row_group(i).num_rows, group=i) for i in range(file.num_row_groups)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):  # as pandas writes categories
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _lines(path: Path) -> list[Part]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,21 @@ class Home:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def open_data(ds: Dataset, config: TrainConfig, manifest: int | None = None) -> Blend:
-    """The data sets and texts of a run. ConfigError and DamageError for whatever cannot be trained on."""
+def open_data(ds: Dataset, config: TrainConfig, last: Mapping[str, Any] | None = None) -> Blend:
+    """The data sets and texts of a run. last: a checkpoint's record, whose manifests are opened instead of the current
+    ones. ConfigError and DamageError for whatever cannot be trained on.
+    """
     apart = config.heldout_views
-    corpora = [open_corpus(ds, config.holdout, config.modalities, manifest, config.stale, apart)]
+    manifests: list[int | None] = []
+    if last:
+        others = last.get("others", ())[: len(last["config"]["datasets"])]  # after them come texts
+        manifests = [last["manifest"], *(one["manifest"] for one in others)]
+    manifests += [None] * (1 + len(config.datasets))
+    corpora = [open_corpus(ds, config.holdout, config.modalities, manifests[0], config.stale, apart)]
     weights = [config.weight]
-    for source in config.datasets:
+    for source, manifest in zip(config.datasets, manifests[1:], strict=False):
         other = Dataset.open(source.root)
-        corpora.append(open_corpus(other, config.holdout, source.modalities, None, config.stale))
+        corpora.append(open_corpus(other, config.holdout, source.modalities, manifest, config.stale))
         weights.append(source.weight)
     for text in config.text:
         corpora.append(open_text(ds, corpora[0], text))
@@ -141,7 +148,7 @@ def train(
     newest = None if again else home.newest()
     last = checkpoint.read_record(newest) if newest else None
     unfinished = last is not None and last["step"] < last["config"]["steps"]
-    data = open_data(ds, config, last["manifest"] if last and unfinished else None)
+    data = open_data(ds, config, last if unfinished else None)
     run = Run(data, config, group, restored=unfinished)
     finished = not again and (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
     report = _report(run, folder, home)
