@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.errors import ConfigError
 from trainer.mixture import Component, all2all, demo, published, steering
 
 # These may differ between a run and its resumption: they change how it is computed or kept, not what is learned.
@@ -138,6 +140,12 @@ class TrainConfig(_Section):
 def components(config: TrainConfig, names: list[str]) -> tuple[Component, ...]:
     """The mixture of a run; the ready-made ones fall back to any streams from any where there is no RGB."""
     if isinstance(config.mixture, list):
+        for part in config.mixture:
+            for name in (*part.inputs, *part.targets, *part.keep):
+                if not any(fnmatchcase(stream, name) for stream in names):
+                    raise ConfigError(
+                        f"train.mixture: {part.name}: {name!r} is no stream that is trained on. There are: {', '.join(names)}."
+                    )
         return tuple(part.component() for part in config.mixture)
     if "tok_rgb" not in names or len(set(names) - SHOWN) < 2:
         return (all2all(0.1), all2all(1.0))

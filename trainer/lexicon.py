@@ -53,10 +53,20 @@ class Lexicon:
         """sha256 of its tokenizer; "" of vectors, which have none."""
         return str(self.ds.recipe(self.recipes[name])["weights"].get("tokenizer", {}).get("sha256", ""))
 
+    def readable(self, name: str) -> bool:
+        """Whether its tokens can be turned into labels: those of an imported data set came without a tokenizer."""
+        return bool(self.digest(name) or without_tokenizer([self.spec(name)]))
+
     def tokenizer(self, name: str) -> Tokenizer:
+        """ConfigError where the data set has none."""
         if name not in self._tokenizers:
             spec = self.spec(name)
             plain = without_tokenizer([spec]).get(spec.name)
+            if not self.readable(name):
+                raise ConfigError(
+                    f"{name}: its tokens were imported without their tokenizer, so nothing can be made of them; bring it "
+                    f"with `manymodal adopt DATA {name} SOURCE`"
+                )
             self._tokenizers[name] = plain or load_tokenizer(self.ds.weights_path(self.digest(name)))
         return self._tokenizers[name]
 
@@ -66,6 +76,16 @@ class Lexicon:
         if isinstance(tokenizer, SequenceTokenizer):
             return grammar.allowed_ids(tokenizer.grammar, tokenizer.words)
         return None
+
+    def check_view(self, names: Sequence[str], view: int) -> None:
+        """ConfigError where one of them has no such view."""
+        for name in names:
+            spec = self.spec(name)
+            if spec.kind == "values" and not spec.size:
+                continue  # of the whole photo: one view for all
+            count = next((self.shard(name, k).meta.views for k in self.ds.shards()), 0)
+            if not 0 <= view < max(count, 1):
+                raise ConfigError(f"view {view}: {name} has views 0..{count - 1}")
 
     def shard(self, name: str, k: int) -> TokenShard:
         return open_tokens(self.ds.open_shard(name, self.recipes[name], k)[0])

@@ -55,6 +55,8 @@ class Run:
         self.config, self.group = config, group or Group(device=local_device())
         self.data = Blend([data]) if isinstance(data, Corpus) else data
         self.corpus, self.streams, self.device = self.data.corpora[0], self.data.streams, self.group.device
+        if all(s.values for s in self.streams):
+            raise ConfigError(f"train.modalities: {self.streams[0].name} can be shown, not asked for; add others")
         self.dtype = precision(config, self.device)
         self.components = components(config, [s.name for s in self.streams])
         empty = skeleton(self.streams, SIZES[config.size], config.tied)

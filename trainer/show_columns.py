@@ -131,6 +131,8 @@ class Columns:
         recipe = self.ds.recipe(self.manifest.modalities[spec.name])
         if spec.kind == "values":
             return decode(spec, without_tokenizer([spec])[spec.name], self.tokens(spec.name)), {}
+        if "tokenizer" not in recipe["weights"]:  # imported tokens
+            return {}, {}
         tokenizer = load_tokenizer(self.ds.weights_path(recipe["weights"]["tokenizer"]["sha256"]))
         real = self.given if spec.name == RGB else self.tokens(spec.name)
         decoded = decode(spec, tokenizer, real)

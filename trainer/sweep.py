@@ -25,9 +25,11 @@ SIZE_NAMES = get_args(TrainConfig.model_fields["size"].annotation)
 
 
 def sweep(
-    ds: Dataset, config: TrainConfig, sizes: Sequence[str], progress: Progress, *, again: bool = False
-) -> dict[str, Any]:
-    """Train each size; figures and a page in root/_models/<name>.sweep. ConfigError for a size that is unknown."""
+    ds: Dataset, config: TrainConfig, sizes: Sequence[str], progress: Progress, *, again: bool = False, dry: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """Train each size; figures and a page in root/_models/<name>.sweep. dry: only the estimate of each. ConfigError for a
+    size that is unknown.
+    """
     unknown = [size for size in sizes if size not in SIZE_NAMES]
     if unknown or len(set(sizes)) != len(sizes) or not sizes:
         raise ConfigError(f"--sweep {','.join(sizes)}: name each of some sizes once: {', '.join(SIZE_NAMES)}")
@@ -38,11 +40,16 @@ def sweep(
         def step(what: str, done: int, total: int, note: str, size: str = size) -> None:
             progress(f"{size}: {what}", done, total, note)
 
-        report = start(ds, config.model_copy(update={"size": size, "name": name}), step, again=again)
+        report = start(ds, config.model_copy(update={"size": size, "name": name}), step, again=again, dry=dry)
+        if dry:
+            points.append({"size": size, **report.estimate})
+            continue
         points.append(point(size, json.loads((Path(report.path) / "train.json").read_bytes())))
+    tokens = config.steps * config.batch * (config.n_in + config.n_out)
+    if dry:
+        return {"points": points, "tokens": tokens}
     folder = Home(ds, config.name).path.with_suffix(".sweep")
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = config.steps * config.batch * (config.n_in + config.n_out)
     found = {"points": points, "tokens": tokens, "page": str(folder / "sweep.html")}
     (folder / "sweep.json").write_text(json.dumps(found, indent=1, sort_keys=True))
     (folder / "sweep.html").write_text(page(config.name, tokens, points), encoding="utf-8")

@@ -96,10 +96,10 @@ def run_retrieve(
     from pipeline.dataset import Dataset
     from pipeline.errors import ConfigError
     from pipeline.gallery.sheet import render_sheet
-    from trainer.generate.order import pick_spots
+    from trainer.generate.order import held_share, pick_spots
     from trainer.retrieve.index import VectorIndex
     from trainer.retrieve.job import retrieve as run
-    from trainer.retrieve.page import sheet_of
+    from trainer.retrieve.page import GIVEN, sheet_of
 
     if k < 1:
         raise ConfigError(f"-k {k}: is less than 1")
@@ -108,7 +108,8 @@ def run_retrieve(
     ds = Dataset.open(config.root)
     found = VectorIndex.load(ds, name)
     job = _job(config, sources, found.record["modality"], given, view, model)
-    spots = pick_spots(ds, config.tokens.holdout, rows if sources else 1, samples or [])
+    held = held_share(config.tokens.holdout, job.predictor.record)
+    spots = pick_spots(ds, held, rows if job.of_samples else 1, samples or [])
     result = run(job, found, spots, k)
     sheet = sheet_of(job, found, result, config.tokens.seed)
     page = keep_page(ds, f"retrieved-{name}.html", out, lambda path: render_sheet(sheet, path))
@@ -118,7 +119,7 @@ def run_retrieve(
         [(n, f"{v:.3f}") for n, v in result.figures.items()],
     )
     neighbours = {
-        ds.ids(spot[0])[spot[1]]: [
+        ds.ids(spot[0])[spot[1]] if job.of_samples else GIVEN: [
             {"id": found.ids[n], "cosine": round(float(c), 4)} for n, c in zip(hits, cosines, strict=True) if n >= 0
         ]
         for spot, hits, cosines in zip(result.vectors.spots, result.found.rows, result.found.cosine, strict=True)

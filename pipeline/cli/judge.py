@@ -80,8 +80,8 @@ def evaluate(
         list[str] | None, typer.Option("--truth", help="MODALITY@RECIPE that is the ground truth; default: what was imported.")
     ] = None,
     classes: Annotated[str | None, typer.Option("--classes", help="CSV of `file name or id,class`, for kNN.")] = None,
-    rows: Annotated[int, typer.Option("--rows", help="Samples, held-out ones first; 0 for all.")] = 64,
-    everything: Annotated[bool, typer.Option("--with-learned", help="Fill --rows with samples the model learned from.")] = False,
+    rows: Annotated[int, typer.Option("--rows", help="Samples that were held out; 0 for all of them.")] = 64,
+    everything: Annotated[bool, typer.Option("--with-learned", help="Also samples the model learned from.")] = False,
     variants: Annotated[int, typer.Option("--variants", help="Predictions a sample, ensembled.")] = 1,
     steps: Annotated[int, typer.Option("--steps", help="Rounds of decoding.")] = 1,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the likeliest token.")] = 0.0,
@@ -118,12 +118,13 @@ def run_evaluate(
     from pipeline.cli.console import bars, table
     from pipeline.cli.pages import keep_page
     from pipeline.dataset import Dataset
+    from pipeline.errors import ConfigError
     from pipeline.gallery.sheet import render_sheet
     from trainer.checkpoint import MODEL
     from trainer.evaluation.job import COLUMNS, Evaluation, truths_of
     from trainer.evaluation.page import plot, sheet_of
     from trainer.generate.decoding import Decoding
-    from trainer.generate.order import held_spots, pick_spots
+    from trainer.generate.order import held_share, pick_spots
     from trainer.transfer.tasks import Classify
 
     if labels_only:
@@ -134,12 +135,14 @@ def run_evaluate(
     how = Decoding(**(options or {}))
     judged = Evaluation(
         ds, predictor, sources, targets, config.tokens.seed, how=how, variants=variants, view=view,
-        truths=truths_of(ds, truth or []), classes=Classify(classes).by_name if classes else None,
+        truths=truths_of(ds, truth or []), classes=Classify(classes, "--classes").by_name if classes else None,
     )  # fmt: skip
-    spots = pick_spots(ds, config.tokens.holdout, rows, [])
-    if rows and predictor is not None and not everything:
-        held = set(held_spots(ds, config.tokens.holdout))
-        spots = [spot for spot in spots if spot in held]
+    held = held_share(config.tokens.holdout, predictor.record if predictor is not None else None)
+    spots = pick_spots(ds, held, rows, [], learned=everything or predictor is None)
+    if not spots:
+        raise ConfigError(
+            "evaluate: no photo was kept out of training; judge those it learned from with --with-learned"
+        )
     with bars(f"Evaluate {config.root}", "modalities", quiet) as progress:
         found = judged.run(spots, progress)
     if predictor is not None:

@@ -129,11 +129,16 @@ def train(
 
     config = settings(target, assign)
     if sweep:
-        report = run_sweep(config, sweep.split(","), again, quiet=as_json)
+        report = run_sweep(config, sweep.split(","), again, quiet=as_json, dry=dry_run)
     else:
         report = run_train(config, again, quiet=as_json, dry=dry_run)
-    if as_json:
+    if as_json and _first():
         print_json(report)
+
+
+def _first() -> bool:
+    """Whether this is the process that reports, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def train_settings(config: Any) -> Any:
@@ -155,10 +160,9 @@ def run_train(config: Any, again: bool = False, quiet: bool = False, dry: bool =
     from trainer.summary import LOSSES, loss_rows
 
     chosen, ds = train_settings(config), Dataset.open(config.root)
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
-    with bars(f"Train on {config.root}", "steps", quiet or not first) as progress:
+    with bars(f"Train on {config.root}", "steps", quiet or not _first()) as progress:
         report = start(ds, chosen, progress, again=again, dry=dry)
-    if dry or not first:
+    if dry or not _first():
         return asdict(report)
     if not report.already:
         record_run(ds, config, "train", seconds=report.seconds, items=report.steps)
@@ -177,14 +181,16 @@ def _speed(report: Any) -> str:
     )
 
 
-def run_sweep(config: Any, sizes: list[str], again: bool, quiet: bool = False) -> dict[str, Any]:
+def run_sweep(config: Any, sizes: list[str], again: bool, quiet: bool = False, dry: bool = False) -> dict[str, Any]:
     """Train several sizes; the JSON-ready figures of all."""
     from pipeline.cli.console import bars, err, table
     from pipeline.dataset import Dataset
     from trainer.sweep import sweep
 
     with bars(f"Sweep {', '.join(sizes)} on {config.root}", "steps", quiet) as progress:
-        found = sweep(Dataset.open(config.root), train_settings(config), sizes, progress, again=again)
+        found = sweep(Dataset.open(config.root), train_settings(config), sizes, progress, again=again, dry=dry)
+    if dry:
+        return found
     rows = [
         (p["size"], f"{p['trunk'] / 1e6:.1f} M", f"{p['flops']:.3g}", f"{p['heldout_mean']:.3f}")
         for p in found["points"]

@@ -16,7 +16,7 @@ Hand = Annotated[
     Names,
     typer.Option(
         "--given",
-        help='By hand: caption="a red car", color_palette="#ff0000 #00ff00", metadata="humans=2", '
+        help='By hand: caption="a red car", color_palette="#ff0000 #00ff00", metadata="human_count=2", '
         'det="dog 0.1 0.2 0.5 0.9", or a region of the sample\'s own tokens: rgb=left (right, centre, border, 30%).',
     ),
 ]
@@ -114,13 +114,13 @@ def run_generate(
     from pipeline.cli.pages import keep_page
     from pipeline.gallery.sheet import render_sheet
     from trainer.generate.job import Job
-    from trainer.generate.order import make_order, pick_spots, pictures_of
+    from trainer.generate.order import held_share, make_order, pick_spots, pictures_of
     from trainer.generate.page import sheet_of
 
     name, ds, predictor = model_of(config, model)
     order = make_order(ds, sources, targets, given, common, special, chain, as_written, dense, view, variants, name)
     job = Job(ds, predictor, order)
-    spots = pick_spots(ds, config.tokens.holdout, rows, samples or [])
+    spots = pick_spots(ds, held_share(config.tokens.holdout, predictor.record), rows, samples or [])
     with bars(f"Generate in {config.root}", "samples", quiet) as progress:
         results = list(job.run(spots, progress))
         commits = job.write(spots, results, progress) if write else []
@@ -149,10 +149,10 @@ def run_tour(
     """Write the page of what steers the model; where it is."""
     from pipeline.cli.pages import keep_page
     from pipeline.gallery.sheet import render_sheet
-    from trainer.generate.order import pick_spots
+    from trainer.generate.order import held_share, pick_spots
     from trainer.generate.tour import tour
 
     name, ds, predictor = model_of(config, model)
-    spots = pick_spots(ds, config.tokens.holdout, rows, samples or [])
+    spots = pick_spots(ds, held_share(config.tokens.holdout, predictor.record), rows, samples or [])
     sheet = tour(ds, predictor, name, spots, seed, config.tokens.seed)
     return keep_page(ds, "generated-tour.html", out, lambda path: render_sheet(sheet, path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ def config(**changed: Any) -> TrainConfig:
 
 
 @pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Two]:
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Two:
     monkeypatch.setitem(SIZES, "micro", TINY)
-    yield write_world(tmp_path / "a"), write_world(tmp_path / "b", SIZES_OF, 2, (EDGES, RGB))
+    return write_world(tmp_path / "a"), write_world(tmp_path / "b", SIZES_OF, 2, (EDGES, RGB))
 
 
 def on_both(two: Two) -> TrainConfig:

@@ -108,7 +108,7 @@ def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     ("changed", "said"),
     [
         ({"batch": 10, "workers": 4}, "batch: 10 samples cannot be divided evenly over 4 workers.*use 8"),
-        ({"mixture": [{"name": "x", "inputs": {"tok_depth": 1.0}}]}, "its inputs name no stream of this data set"),
+        ({"mixture": [{"name": "x", "inputs": {"tok_depth": 1.0}}]}, "x: 'tok_depth' is no stream that is trained on"),
         ({"text": [{"path": "t.txt", "stream": "tok_rgb"}]}, "'tok_rgb' is no sequence modality.*tok_caption"),
         ({"modalities": ["tok_rgb", "tok_nothing"]}, "'tok_nothing' has no tokens"),
         ({"wandb": "project"}, "the package wandb is not installed"),

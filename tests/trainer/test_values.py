@@ -247,3 +247,8 @@ def test_all_streams_at_once_are_trained_and_judged(corpus: Corpus, tmp_path: Pa
     assert set(report.heldout) == {spec.name for spec in SPECS}
     found = judge(Predictor.load(model_folder(ds, "model")).model, corpus, 16, 12, 0)
     assert set(found.photos) == set(report.heldout)
+
+
+def test_a_run_on_vectors_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{NAME} can be shown, not asked for; add others"):
+        train(write_world(tmp_path, specs=ALL), settings(modalities=[NAME], mixture="demo"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from trainer.generate.decoding import Decoding
 from trainer.generate.job import BATCH, Spot
 from trainer.lexicon import PREFIX, Lexicon
 from trainer.predict import Predictor, trained_targets
+from trainer.transfer.tasks import class_of
 
 Progress = Callable[[str, int, int, str], None]
 COLUMNS = ("model_vs_labels", "labels_vs_truth", "model_vs_truth", "tokenizer_bound")
@@ -108,7 +108,12 @@ class Evaluation:
         self.how, self.variants, self.view = how, variants, view
         self.lexicon, self.truths, self.classes = Lexicon(ds), dict(truths or {}), dict(classes or {})
         self.sources = [self.lexicon.name(n) for n in sources] if predictor is not None else []
-        self.targets = [self._name(n) for n in targets] or [*self.lexicon.recipes, *self._without_tokens()]
+        named = [self._name(n) for n in targets]
+        readable = [n for n in self.lexicon.recipes if self.lexicon.readable(n)]
+        self.targets = named or [*readable, *self._without_tokens()]
+        self.lexicon.check_view([n for n in (*self.sources, *self.targets) if n in self.lexicon.recipes], view)
+        if view < 0:
+            raise ConfigError(f"view {view}: is less than 0")
         if predictor is not None:
             for name in self.sources:
                 predictor.stream(name)
@@ -155,8 +160,11 @@ class Evaluation:
         """All columns of one token modality."""
         spec = self._spec(name)
         modality, short = all_modalities().get(spec.modality), name.removeprefix(PREFIX)
-        recipe = self.ds.current(spec.modality)
-        labels: Sequence[Label | Null | None] = labels_in_view(self.lexicon, spec, recipe, spots, self.view, self.seed)
+        labels: Sequence[Label | Null | None] = [None] * len(spots)
+        if recipe := self.ds.manifest().modalities.get(spec.modality):
+            labels = labels_in_view(self.lexicon, spec, recipe, spots, self.view, self.seed)
+        else:
+            table.notes[short] = "has tokens and no labels"
         if name in self.lexicon.recipes:
             decoded = self._decoded(name, spots)
             if modality is not None and modality.on_view:
@@ -191,7 +199,7 @@ class Evaluation:
         recipe = truth_recipe(self.ds, spec.modality, self.truths)
         if recipe is None:
             return None
-        if recipe == self.ds.current(spec.modality):
+        if recipe == self.ds.manifest().modalities.get(spec.modality):
             table.notes[short] = (
                 f"its labels are the ground truth, {spec.modality}@{recipe}: promote others to judge them"
             )
@@ -259,6 +267,4 @@ class Evaluation:
         return modality.scores() if modality.scores is not None else MeanScores(modality.compare)
 
     def _class(self, spot: Spot) -> str | None:
-        row = self.ds.index(spot[0])[spot[1]]
-        name = PurePosixPath(row.uri).name
-        return self.classes.get(row.id, self.classes.get(name, self.classes.get(PurePosixPath(name).stem)))
+        return class_of(self.classes, self.ds.index(spot[0])[spot[1]])

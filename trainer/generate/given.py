@@ -2,7 +2,7 @@
 
 caption="a red car"                        the text; "..." in it is a gap to be filled in
 color_palette="#ff8800 #002244"            1 to 7 colours
-metadata="brightness=200 humans=3"         some fields by name
+metadata="brightness=200 human_count=3"       some fields by name
 det="person 0.1 0.2 0.5 0.9; dog 0 0.5 0.3 1"   class and x0 y0 x1 y1 in shares of the picture
 rgb=left                                   a region of the photo's own tokens: left, right, top, bottom, centre,
                                            border, none, 30% (at random), or x0,y0,x1,y1 in shares of the picture
@@ -58,7 +58,7 @@ def _numbers(words: list[str], count: int) -> tuple[float, ...] | None:
         values = tuple(float(word) for word in words)
     except ValueError:
         return None
-    return values if len(values) == count else None
+    return values if len(values) == count and np.isfinite(values).all() else None
 
 
 def sequence_part(tokenizer: SequenceTokenizer, text: str) -> Part:
@@ -96,10 +96,10 @@ def _metadata(words: WordPiece, text: str) -> list[int]:
         name, equals, value = pair.partition("=")
         if name not in BY_NAME or not equals:
             raise ConfigError(f"--given metadata: {pair!r} is no field=value. Fields: {', '.join(BY_NAME)}.")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"--given metadata: {name}={value!r} is no number") from None
+        number = _numbers([value], 1)
+        if number is None:
+            raise ConfigError(f"--given metadata: {name}={value!r} is no number")
+        values[name] = number[0]
     return grammar.encode_metadata({"values": values})
 
 
@@ -108,7 +108,9 @@ def _boxes(words: WordPiece, text: str) -> list[int]:
     for one in filter(None, (part.strip() for part in text.split(";"))):
         *name, x0, y0, x1, y1 = one.split() if len(one.split()) >= 5 else [*one.split(), "", "", "", ""]
         corners, kind = _numbers([x0, y0, x1, y1], 4), " ".join(name)
-        if corners is None or kind not in COCO_CLASSES:
+        if corners is None or kind not in COCO_CLASSES or not (
+            0 <= corners[0] < corners[2] <= 1 and 0 <= corners[1] < corners[3] <= 1
+        ):  # fmt: skip
             raise ConfigError(f"--given det: {one!r} is no COCO class with x0 y0 x1 y1 in 0..1")
         label.append({"box": np.array(corners, np.float32), "label": kind, "score": 1.0})
     return grammar_boxes.encode_boxes(label, View(0, 0, 1, 1), CLASS)

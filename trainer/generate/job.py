@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -66,18 +66,18 @@ class Job:
         self.lexicon.check(predictor.record, names)
         for target in order.request.targets:
             predictor.require_target(target)
+            order.request.how[target].order_for(predictor.stream(target)[1])
             if target in order.sources and target not in order.given:
                 short = target.removeprefix("tok_")
                 raise ConfigError(
                     f"{short}: is given whole, so there is nothing to generate. Give a part: --given {short}=left"
                 )
-        views = {name: self.lexicon.shard(name, k).meta.views for name in order.sources for k in ds.shards()[:1]}
-        for name, count in views.items():
-            spec = self.lexicon.spec(name)
-            if spec.kind == "values" and not spec.size:
-                continue  # of the whole photo: one view for all
-            if not 0 <= order.view < max(count, 1):
-                raise ConfigError(f"view {order.view}: {name} has views 0..{count - 1}")
+        self.lexicon.check_view(names, order.view)
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether anything of a sample is looked at: what is written by hand is the same for all."""
+        return bool(self.order.sources) or any(self.lexicon.spec(n).stream != "sequence" for n in self.order.given)
 
     def run(self, spots: Sequence[Spot], progress: Progress = lambda *_: None) -> Iterator[Result]:
         """Results of the samples, in their order."""
@@ -235,12 +235,13 @@ class Job:
 
 
 def settings_of(
-    targets: Sequence[str], common: Decoding, special: Mapping[str, Mapping[str, Any]]
+    targets: Sequence[str], common: Decoding, special: Mapping[str, Mapping[str, Any]], sequences: Collection[str]
 ) -> dict[str, Decoding]:
     """Settings of each target: the common ones, with what was set for it alone. ConfigError for an unknown setting.
 
-    An order or weights that a target cannot have are only taken where they were set for it alone.
+    sequences: those of the targets that are decoded token by token. A common order is for those targets that can have it.
     """
+    can = {target for target in targets if (target in sequences) == (common.order == "ar")}
     known = {f.name for f in dataclasses.fields(Decoding)}
     found = {}
     for target in targets:
@@ -248,5 +249,6 @@ def settings_of(
         wrong = [name for name in own if name not in known]
         if wrong:
             raise ConfigError(f"{target}: unknown setting {wrong[0]!r}. Known: {', '.join(sorted(known))}.")
-        found[target] = dataclasses.replace(common, **own)
+        usual = {"order": "auto"} if can and target not in can else {}
+        found[target] = dataclasses.replace(common, **{**usual, **own})
     return found

@@ -26,6 +26,9 @@ PAGE_SIDE = 224
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "order": get_args(Way), "counts": get_args(Counts), "cooling": get_args(Cooling)
 }  # fmt: skip
+NUMBERS: Mapping[str, type] = {
+    "steps": int, "top_k": int, "seed": int, "temperature": float, "top_p": float, "guidance": float
+}  # fmt: skip
 
 
 def make_order(
@@ -48,8 +51,8 @@ def make_order(
         if not colon or lexicon.name(name) not in named:
             raise ConfigError(f"--for {text}: expected TARGET:setting=value,..., TARGET one of {', '.join(targets)}")
         pairs = [pair.partition("=") for pair in values.split(",")]
-        own[lexicon.name(name)] = _checked({key.strip(): yaml.safe_load(value) for key, _, value in pairs})
-    how = settings_of(named, usual, own)
+        own[lexicon.name(name)] = _checked({key.strip(): _value(text, value) for key, _, value in pairs})
+    how = settings_of(named, usual, own, [n for n in named if lexicon.spec(n).stream == "sequence"])
     by_hand = {lexicon.name(n): text for n, text in given.items()}
     shown = tuple(lexicon.name(n) for n in sources)
     return Order(shown, Request(tuple(named), how, chain, dense), by_hand, view, variants, model)
@@ -62,30 +65,42 @@ def _number(name: str, value: str) -> float:
         raise ConfigError(f"--weight {name}={value}: is no number") from None
 
 
+def _value(text: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--for {text}: {value!r} is no value") from None
+
+
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, choices in CHOICES.items():
         if name in values and values[name] not in choices:
             raise ConfigError(f"{name}: {values[name]!r} is not one of {', '.join(choices)}")
+    for name, kind in NUMBERS.items():
+        value = values.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+            raise ConfigError(f"{name}: {value!r} is no {'number' if kind is float else 'whole number'}")
     return dict(values)
 
 
-def pick_spots(ds: Dataset, holdout: float, rows: int, samples: Sequence[str]) -> list[Spot]:
+def held_share(holdout: float, record: Mapping[str, Any] | None) -> float:
+    """The share of photos that neither tokenizers (holdout) nor a model (its record) learned from: each keeps out the first
+    photos of one order.
+    """
+    return min(holdout, float((record or {}).get("config", {}).get("holdout", holdout)))
+
+
+def pick_spots(ds: Dataset, holdout: float, rows: int, samples: Sequence[str], learned: bool = True) -> list[Spot]:
     """The samples of a run: those named, or `rows` spread over the data set, two thirds of them held out of training; all
-    where rows is 0. In index order.
+    where rows is 0. learned: whether photos that were learned from are among them. In index order.
     """
     if samples:
         return sorted({find_sample(ds, text)[:2] for text in samples})
     marked = [(k, i, bool(h)) for k in ds.shards() for i, h in enumerate(held_out(ds.ids(k), holdout))]
-    if rows <= 0:
-        return [(k, i) for k, i, _ in marked]
-    out, learned = [m for m in marked if m[2]], [m for m in marked if not m[2]]
-    first = _spread(out, max(rows * 2 // 3, rows - len(learned)))
-    return sorted((k, i) for k, i, _ in [*first, *_spread(learned, rows - len(first))])
-
-
-def held_spots(ds: Dataset, holdout: float) -> list[Spot]:
-    """The samples that are held out of all learning."""
-    return [(k, int(i)) for k in ds.shards() for i in np.flatnonzero(held_out(ds.ids(k), holdout))]
+    out, others = [m for m in marked if m[2]], [m for m in marked if learned and not m[2]]
+    rows = len(marked) if rows <= 0 else rows
+    first = _spread(out, max(rows * 2 // 3, rows - len(others)))
+    return sorted((k, i) for k, i, _ in [*first, *_spread(others, rows - len(first))])
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:

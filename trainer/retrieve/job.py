@@ -58,7 +58,8 @@ def retrieve(job: Job, index: VectorIndex, spots: Sequence[Spot], k: int) -> Ret
         )
     queries = predicted(job, token, spots)
     found = index.search(queries.rows, k + 1)
-    return Retrieved(queries, Found(found.rows[:, :k], found.cosine[:, :k]), score(job, index, queries, found, k))
+    figures = score(job, index, queries, found, k) if job.of_samples else {}
+    return Retrieved(queries, Found(found.rows[:, :k], found.cosine[:, :k]), figures)
 
 
 def score(job: Job, index: VectorIndex, queries: Vectors, found: Found, k: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ from trainer.retrieve.index import VectorIndex
 from trainer.retrieve.job import Retrieved
 
 SHOWN = 30
+GIVEN = "given"  # a query that is of no photo
 
 
 def sheet_of(job: Job, index: VectorIndex, result: Retrieved, seed: int) -> Sheet:
@@ -24,12 +25,13 @@ def sheet_of(job: Job, index: VectorIndex, result: Retrieved, seed: int) -> Shee
     most = max((len(row) for row in hits), default=0)
     rows = []
     for i, (spot, row) in enumerate(zip(spots, hits, strict=True)):
-        cells: list[Cell | None] = [Picture(asked[spot]) if spot in asked else None]
+        own = job.of_samples
+        cells: list[Cell | None] = [Picture(asked[spot]) if own and spot in asked else None]
         cells += [cells_of[i] for cells_of in given.values()]
         for place, hit in enumerate(row):
-            note = f"{result.found.cosine[i, place]:.3f}" + (", itself" if hit == spot else "")
+            note = f"{result.found.cosine[i, place]:.3f}" + (", itself" if own and hit == spot else "")
             cells.append(Picture(pictures[hit], note) if hit in pictures else Words("removed", muted=True))
-        rows.append(Row(job.ds.index(spot[0])[spot[1]].uri.rsplit("/", 1)[-1], cells))
+        rows.append(Row(job.ds.index(spot[0])[spot[1]].uri.rsplit("/", 1)[-1] if own else GIVEN, cells))
     names = [name.removeprefix("tok_") for name in given]
     columns = ["photo", *names, *(str(n + 1) for n in range(most))]
     marks = [f"view {job.order.view}", *("given" for _ in names), *("found" for _ in range(most))]

@@ -91,8 +91,9 @@ def fit(
     config: TransferConfig, progress: Progress = lambda *_: None,
 ) -> Transferred:  # fmt: skip
     """ConfigError where there is nothing to learn from or nothing to judge by."""
-    learned = [place for place in truth if place[:2] in set(train)]
-    if not learned or not any(place[:2] in set(test) for place in truth):
+    mine, theirs = set(train), set(test)
+    learned = [place for place in truth if place[:2] in mine]
+    if not learned or not any(place[:2] in theirs for place in truth):
         raise ConfigError(
             f"{task.name}: {len(train)} samples to learn from and {len(test)} to judge by have labels; label more"
         )

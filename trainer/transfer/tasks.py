@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from labelers.core.registry import all_modalities
 from labelers.core.scores import ClassScores, DepthScores, average_precision
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
+from pipeline.records import IndexRow
 from pipeline.storage.places import here
 from tokenize_shards.inputs import ShardViews
 from tokenize_shards.table import image_row
@@ -47,29 +49,42 @@ class Task(ABC):
         """The first is what runs are compared by; more is better unless its name says loss or abs_rel."""
 
 
+def class_of(by_name: Mapping[str, str], sample: IndexRow) -> str | None:
+    """The class of a sample by its id, its file name, or that without the ending; in a tar, those of the member."""
+    name = PurePosixPath(unquote(sample.uri.rpartition("#")[2])).name
+    return by_name.get(sample.id, by_name.get(name, by_name.get(PurePosixPath(name).stem)))
+
+
 class Classify(Task):
     """One class a sample, from a file of lines `file name or id,class`, on this machine or at s3://."""
 
     name = "classify"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, option: str = "--labels") -> None:
+        """option: what the file was given with. ConfigError where it cannot be read, or says two things of one photo."""
         try:
-            with here(path).open(newline="", encoding="utf-8") as handle:
+            with here(path).open(newline="", encoding="utf-8-sig") as handle:  # spreadsheets begin with a mark
                 rows = [row for row in csv.reader(handle) if len(row) >= 2]
-        except OSError as error:
-            raise ConfigError(f"--labels {path}: cannot be read ({error.strerror})") from None
-        self.by_name = {row[0].strip(): row[1].strip() for row in rows}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"{option} {path}: cannot be read ({why})") from None
+        self.by_name: dict[str, str] = {}
+        for name, label in ((row[0].strip(), row[1].strip()) for row in rows):
+            if self.by_name.setdefault(name, label) != label:
+                raise ConfigError(
+                    f"{option} {path}: {name} is {self.by_name[name]} and {label}; where photos of several folders share a "
+                    "name, give their ids"
+                )
         self.classes = sorted(set(self.by_name.values()))
         if len(self.classes) < 2:
-            raise ConfigError(f"--labels {path}: names {len(self.classes)} classes; lines are `file name or id,class`")
+            raise ConfigError(f"{option} {path}: names {len(self.classes)} classes; lines are `file name or id,class`")
         self.outputs = len(self.classes)
 
     def truth(self, ds: Dataset, views: int, seed: int) -> Truth:
         found: dict[tuple[int, int, int], npt.NDArray[Any]] = {}
         for k in ds.shards():
             for row, sample in enumerate(ds.index(k)):
-                name = PurePosixPath(sample.uri).name
-                label = self.by_name.get(sample.id, self.by_name.get(name, self.by_name.get(PurePosixPath(name).stem)))
+                label = class_of(self.by_name, sample)
                 if label is not None:
                     number = np.array(self.classes.index(label), np.int64)
                     found |= {(k, row, view): number for view in range(views)}

@@ -24,6 +24,7 @@ from pipeline.shards import label_file, verify_labels, write_labels
 from tests.labelers.tiny import photo
 from tests.trainer.trained import config_of
 from trainer.evaluation.job import COLUMNS, PUBLISHED
+from trainer.train import TrainConfig, train
 
 
 def cells(report: dict[str, Any]) -> dict[tuple[str, str], dict[str, float | None]]:
@@ -90,6 +91,23 @@ def test_held_out_samples_alone_and_ensembles_and_neighbours(trained: Path, tmp_
     )  # fmt: skip
     assert 0 <= cells(one)["small_vector", "knn_top1"]["model_vs_labels"] <= 1  # type: ignore[operator]
     assert np.isfinite(cells(one)["canny_edge", "edge_f1"]["model_vs_labels"])  # type: ignore[arg-type]
+
+
+def test_what_the_model_learned_from_is_not_held_out(trained: Path) -> None:
+    """Whatever the tokenizers kept out."""
+    everything = TrainConfig(name="all", steps=2, batch=4, holdout=0.0, n_in=24, n_out=24)
+    train(Dataset.open(str(trained)), everything)
+    with pytest.raises(ConfigError, match="no photo was kept out of training"):
+        run_evaluate(config_of(trained), ["rgb"], ["canny_edge"], model="all", quiet=True)
+    for rows, judged in ((1, 1), (2, 2), (0, 2)):
+        report = run_evaluate(config_of(trained), ["rgb"], ["canny_edge"], rows=rows, quiet=True)
+        assert report["samples"] == judged
+
+
+@pytest.mark.parametrize("view", [-1, 2])
+def test_a_view_that_is_not_there_is_refused(trained: Path, view: int) -> None:
+    with pytest.raises(ConfigError, match=f"view {view}: "):
+        run_evaluate(config_of(trained), ["rgb"], ["canny_edge"], view=view, quiet=True)
 
 
 def _classes(root: Path, folder: Path) -> Path:

@@ -19,8 +19,9 @@ from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, number_of
 from tests.trainer.trained import config_of
 from tokenize_shards.grammar import decode_palette
+from tokenize_shards.wordpiece import WordPiece, base_pieces
 from trainer.generate.chain import in_order
-from trainer.generate.given import region
+from trainer.generate.given import READERS, region
 from trainer.generate.job import Job
 from trainer.generate.order import make_order
 from trainer.generate.stops import Way
@@ -143,6 +144,10 @@ def test_things_given_by_hand(trained: Path) -> None:
         (["rgb"], ["caption"], {"weights": {"metadata": "2"}}, "guidance weight of tok_metadata"),
         (["rgb"], ["caption"], {"special": ["caption:heat=1"]}, "unknown setting 'heat'"),
         (["rgb"], ["caption"], {"given": {"metadata": "size=3"}}, "no field=value"),
+        (["rgb"], ["caption"], {"given": {"metadata": "brightness=nan"}}, "brightness='nan' is no number"),
+        (["rgb"], ["canny_edge"], {"special": ["canny_edge:steps=2.5"]}, "steps: 2.5 is no whole number"),
+        (["rgb"], ["canny_edge"], {"special": ["canny_edge:temperature=hot"]}, "temperature: 'hot' is no number"),
+        ([], ["rgb"], {"given": {"rgb": "left"}, "view": 7}, "view 7: tok_rgb has views 0..1"),
         (["rgb"], ["caption"], {"given": {"color_palette": "red"}}, "expected 1 to 7 colours"),
         (["rgb"], ["caption"], {"given": {"rgb": "upper"}}, "no such region"),
         (["rgb"], ["caption"], {"model": "other"}, "holds no checkpoint"),
@@ -154,6 +159,17 @@ def test_what_cannot_be_generated_is_refused_in_words(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         generate(trained, sources, targets, rows=1, write=False, **more)
+
+
+def test_a_common_order_is_for_those_that_can_have_it(trained: Path) -> None:
+    report = generate(trained, ["rgb"], ["canny_edge", "caption"], order="maskgit", rows=1)
+    assert {ref.split("@")[0] for ref in report["recipes"]} == {"canny_edge", "caption"}
+
+
+@pytest.mark.parametrize("text", ["dog 10 20 50 90", "dog 0.5 0.1 0.2 0.9", "dog 0 0 nan 1", "dog 0 0 1"])
+def test_boxes_by_hand_are_shares_of_the_picture(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"x0 y0 x1 y1 in 0\.\.1"):
+        READERS["det"](WordPiece(base_pieces()), text)
 
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(trained: Path) -> None:

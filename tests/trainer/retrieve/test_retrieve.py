@@ -76,7 +76,10 @@ def test_an_index_of_predictions_and_a_query_by_hand(trained: Path) -> None:
     same = run_retrieve(config, ["rgb"], {}, record["name"], k=1, rows=0)
     assert all(found[0]["cosine"] == pytest.approx(1, abs=1e-4) for found in same["neighbours"].values())
     by_hand = run_retrieve(config, [], {"caption": "a gazpacho on a table"}, record["name"], k=3)
-    assert [len(found) for found in by_hand["neighbours"].values()] == [3]
+    assert [(name, len(found)) for name, found in by_hand["neighbours"].items()] == [("given", 3)]
+    assert by_hand["figures"] == {}, "it is of no photo"
+    part = run_retrieve(config, [], {"rgb": "left"}, record["name"], k=1, rows=3)
+    assert len(part["neighbours"]) == 3, "a region is of a photo"
 
 
 def job_of(root: Path, targets: tuple[str, ...], variants: int, given: dict[str, str] | None = None) -> Job:

@@ -14,11 +14,12 @@ import torch
 from pipeline.cli.judge import run_transfer
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
+from pipeline.records import IndexRow
 from tests.trainer.corpus import STREAMS, lively_model, tiny_model, tokens_of
 from tests.trainer.trained import config_of
 from trainer.transfer.encoder import Encoder
 from trainer.transfer.fit import TransferConfig, _drawn, _layers
-from trainer.transfer.tasks import Depth, Head, Segment
+from trainer.transfer.tasks import Classify, Depth, Head, Segment, class_of
 
 NAMES = ["tok_rgb", "tok_caption"]
 
@@ -206,3 +207,29 @@ def test_heads_of_maps_read_the_grid_and_ignore_what_is_unknown() -> None:
 def test_what_cannot_be_transferred_is_refused(trained: Path, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         run_transfer(config_of(trained), **{"task": "classify", "labels": "x.csv", "sources": ["rgb"], **arguments})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"001.jpg,cat\n001.jpg,dog\n", "001.jpg is cat and dog; where photos of several folders share a name"),
+        (b"001.jpg,cat\n", "names 1 classes"),
+        (b"001.jpg,\xff\n", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_classes_that_cannot_be_used_are_refused(tmp_path: Path, text: bytes | None, says: str) -> None:
+    path = tmp_path / "classes.csv"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(ConfigError, match=rf"--classes .*classes\.csv: .*{re.escape(says)}"):
+        Classify(str(path), "--classes")
+
+
+def test_classes_are_found_by_file_name_as_a_person_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("my photo.jpg,cat\nm\u00fcde,dog\n", encoding="utf-8-sig")
+    by_name = Classify(str(tmp_path / "classes.csv")).by_name
+    rows = [
+        IndexRow("0" * 32, uri, "", 1, 1, 1) for uri in ("file:///p/my%20photo.jpg", "file:///x.tar#d/m%C3%BCde.png")
+    ]
+    assert [class_of(by_name, row) for row in rows] == ["cat", "dog"]
