@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from labelers.core.modality import Null
@@ -31,6 +31,7 @@ from tokenize_shards.inputs import ShardViews
 from tokenize_shards.shards import open_tokens
 from tokenize_shards.tokenizer import UNITS
 from trainer.checkpoint import RECORD
+from trainer.generate.order import held_share, pick_spots
 from trainer.predict import Predictor
 from trainer.show_columns import Columns, Photo, view_pixels
 from trainer.summary import stream_losses
@@ -45,7 +46,7 @@ def collect(ds: Dataset, config: Config, rows: int, progress: Progress) -> Galle
     """
     found = status(ds)
     predictor = _predictor(ds, config)
-    photos = choose(ds, config, rows)
+    photos = choose(ds, config, rows, predictor.record if predictor is not None else None)
     columns = Columns(ds, photos, config.tokens.seed, predictor)
     names = in_order(found["modalities"])
     for done, name in enumerate(names):
@@ -80,32 +81,20 @@ def _predictor(ds: Dataset, config: Config) -> Predictor | None:
     return Predictor.load(folder) if (folder / RECORD).is_file() else None
 
 
-def choose(ds: Dataset, config: Config, rows: int) -> list[Photo]:
-    """At most `rows` photos: two thirds of the places for held-out ones, spread over all shards."""
-    marked = [
-        (k, i, bool(held)) for k in ds.shards() for i, held in enumerate(held_out(ds.ids(k), config.tokens.holdout))
-    ]
-    held, learned = [m for m in marked if m[2]], [m for m in marked if not m[2]]
-    first = _spread(held, max(rows * 2 // 3, rows - len(learned)))
-    chosen = sorted(first + _spread(learned, rows - len(first)))
+def choose(ds: Dataset, config: Config, rows: int, record: Mapping[str, Any] | None = None) -> list[Photo]:
+    """At most `rows` photos, two thirds of them held out of all learning where there are as many. record: of the model."""
+    share = held_share(config.tokens.holdout, record)
+    chosen = pick_spots(ds, share, rows, []) if rows > 0 else []
     photos = []
-    for k in sorted({m[0] for m in chosen}):
-        members = [m for m in chosen if m[0] == k]
-        shard = ShardViews(ds, k, [0], config.tokens.seed, [m[1] for m in members])
-        for at, ((_, i, out), sample) in enumerate(zip(members, shard.samples(), strict=True)):
+    for k in sorted({k for k, _ in chosen}):
+        members, held = [i for shard, i in chosen if shard == k], held_out(ds.ids(k), share)
+        shard = ShardViews(ds, k, [0], config.tokens.seed, members)
+        for at, (i, sample) in enumerate(zip(members, shard.samples(), strict=True)):
             if isinstance(sample, Null):
                 continue  # removed on request
-            uri = ds.index(k)[i].uri
-            photos.append(Photo((k, i), sample.id, uri, out, sample.image, view_pixels(sample.image, shard, at)))
+            uri, pixels = ds.index(k)[i].uri, view_pixels(sample.image, shard, at)
+            photos.append(Photo((k, i), sample.id, uri, bool(held[i]), sample.image, pixels))
     return photos
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """`count` items at even distances."""
-    if count <= 0 or not items:
-        return []
-    step = max(1.0, len(items) / count)
-    return [items[int(i * step)] for i in range(min(count, len(items)))]
 
 
 def _subtitle(columns: Columns) -> str:

@@ -23,6 +23,7 @@ from trainer.corpus import Column, Corpus, LazyShards
 from trainer.shuffle import Order
 from trainer.streams import Stream, Tokens
 
+KINDS = (".parquet", ".txt")
 LINES, STRETCHES = 4096, 64  # documents of a text file in one part; the most stretches of a document that are read
 
 
@@ -94,15 +95,16 @@ def find(path: str) -> list[Path]:
     if "://" in path:
         from pipeline.storage import open_storage
 
-        root, _, name = path.rpartition("/")
+        one = path.endswith(KINDS) or "*" in path.rpartition("/")[2]
+        root, _, pattern = path.rpartition("/") if one else (path.rstrip("/"), "", "*")
         storage = open_storage(root)
-        names = [key for key in storage.list("") if Path(key).match(name or "*")] if "*" in name or not name else [name]
-        return [storage.local(key) for key in names if key.endswith((".parquet", ".txt"))]
-    given = Path(path).expanduser()
-    if given.is_file():
-        return [given]
-    folder, pattern = (given, "*") if given.is_dir() else (given.parent, given.name)
-    found = sorted(p for p in folder.glob(pattern) if p.suffix in (".parquet", ".txt") and p.is_file())
+        found = [storage.local(key) for key in storage.list("") if Path(key).match(pattern) and key.endswith(KINDS)]
+    else:
+        given = Path(path).expanduser()
+        if given.is_file():
+            return [given]
+        folder, pattern = (given, "*") if given.is_dir() else (given.parent, given.name)
+        found = sorted(p for p in folder.glob(pattern) if p.suffix in KINDS and p.is_file())
     if not found:
         raise ConfigError(f"train.text: {path} names no .parquet or .txt file")
     return found

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 
 from pipeline.dataset import Dataset
+from pipeline.errors import ConfigError
+from pipeline.storage import open_storage
 from tests.trainer.corpus import CAPTION, RGB, TINY, number_and_view, write_world
+from tokenize_shards.wordpiece import WordPiece, base_pieces
 from trainer import checkpoint
 from trainer.config import TrainConfig
 from trainer.corpus import LazyShards
 from trainer.loader import Loader
 from trainer.model import SIZES
 from trainer.open_corpus import open_corpus
+from trainer.streams import Stream
+from trainer.text_corpus import text_corpus
 from trainer.train import Home, model_folder, train
 
 SIZES_OF = (6, 5)
@@ -53,3 +58,18 @@ def test_a_run_on_a_bucket_is_the_run_on_a_folder(s3: str, tmp_path: Path, monke
     assert steps == [5, 6, 7] and got.curve == wanted.curve
     one, two = (checkpoint.load_model(model_folder(ds, "model"))[0].state_dict() for ds in (near, far))
     assert all(bool((value == two[name]).all()) for name, value in one.items())
+
+
+def test_texts_of_a_bucket_are_those_of_a_folder(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "cache"))
+    words, storage = WordPiece(base_pieces()), open_storage(f"{s3}/texts")
+    for name, lines in (("a.txt", ["a red car", "two dogs"]), ("b.txt", ["a road"]), ("c.csv", ["not a text"])):
+        storage.put(name, "\n".join(lines).encode())
+    stream = Stream("tok_caption", "sequence", words.vocab, 8)
+    for path, count in ((f"{s3}/texts/*.txt", 3), (f"{s3}/texts", 3), (f"{s3}/texts/b.txt", 1)):
+        corpus = text_corpus(path, words, stream)
+        assert sum(corpus.sizes) == count
+        tokens = corpus.gather(np.array([0]), np.array([0]), np.array([0]))["tok_caption"]
+        assert words.decode(tokens.ids[0, : tokens.length[0]].tolist()) == ("a red car" if count > 1 else "a road")
+    with pytest.raises(ConfigError, match=r"names no \.parquet or \.txt file"):
+        text_corpus(f"{s3}/texts/*.parquet", words, stream)
