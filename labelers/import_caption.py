@@ -34,7 +34,7 @@ class ImportCaption(ImportLabeler):
     """
 
     name = "import_caption"
-    version = 1
+    version = 2
     backend = "import: texts"
     produces = (CAPTION,)
     Params = ImportCaptionParams
@@ -84,10 +84,42 @@ def _rows(data: bytes, name: str, text: str) -> Iterable[tuple[Any, Any]]:
 
 
 def _table(content: str, name: str, text: str) -> list[tuple[Any, Any]]:
-    delimiter = "\t" if "\t" in content.partition("\n")[0] else ","
-    reader = csv.DictReader(io.StringIO(content), delimiter=delimiter)
-    _columns(reader.fieldnames or [], name, text)
-    return [(row[name], row[text]) for row in reader]
+    """Pairs of a CSV or TSV. Rows with more or fewer fields than the header are left out: some field was cut or joined."""
+    rows = _tab_rows(content) if "\t" in content.partition("\n")[0] else _fields(content, delimiter=",")
+    header, *rows = [row for row in rows if row] or [[]]
+    _columns(header, name, text)
+    whole = (dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header))
+    return [(row[name], row[text]) for row in whole]
+
+
+def _tab_rows(content: str) -> list[list[str]]:
+    """By csv's quotes where the whole table keeps to them, else line by line.
+
+    Most tab tables are not quoted: by csv's rules a caption that begins with a quotation mark would swallow the rows
+    after it, and with them a tab.
+    """
+    try:
+        rows = _fields(content, delimiter="\t", strict=True)
+        if not any("\t" in field for row in rows for field in row):
+            return rows
+    except SourceError:
+        pass
+    return [[_unquoted(field) for field in row] for row in _fields(content, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def _fields(content: str, **rules: Any) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(content), **rules)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise SourceError(f"is no whole table (line {reader.line_num}: {error})") from error
+
+
+def _unquoted(field: str) -> str:
+    """A field without its quotes where it is wholly quoted as in CSV."""
+    inner = field[1:-1]
+    whole = len(field) > 1 and field[0] == field[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else field
 
 
 def _parquet(data: bytes, name: str, text: str) -> list[tuple[Any, Any]]:

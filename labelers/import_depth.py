@@ -11,7 +11,7 @@ from labelers.core.depth_map import DEPTH, DepthMap, Unit
 from labelers.core.importing import ImportLabeler
 from labelers.core.labeler import Sample
 from labelers.core.modality import Label, Null
-from labelers.core.sources import MatchParams, Source, SourceError, read_map
+from labelers.core.sources import MatchParams, Source, SourceError, read_map, resized
 
 
 class ImportDepthParams(MatchParams):
@@ -32,7 +32,7 @@ class ImportDepth(ImportLabeler):
     """
 
     name = "import_depth"
-    version = 1
+    version = 2
     backend = "import: depth maps"
     produces = (DEPTH,)
     Params = ImportDepthParams
@@ -47,8 +47,9 @@ class ImportDepth(ImportLabeler):
             pixels = pixels[..., 0]
         if pixels.ndim != 2:
             raise SourceError(f"expected one number a pixel, got {pixels.shape}")
-        if b"manymodal-depth" in data[:4096] and pixels.shape == sample.shape:
-            return {"depth": DEPTH.decode(data)}
+        if b"manymodal-depth" in data[:4096]:  # read_map has judged its size and that it is whole
+            mine = DEPTH.decode(data)
+            return {"depth": DepthMap(resized(mine.values, sample.shape), mine.unit)}
         values = pixels.astype(np.float64)
         known = np.isfinite(values) & ((values != p.missing) if p.missing is not None else True)
         values = values * p.scale * (-1 if p.unit == "inverse" else 1)

@@ -33,7 +33,7 @@ class ImportDet(ImportLabeler):
     """
 
     name = "import_det"
-    version = 1
+    version = 2
     backend = "import: COCO or YOLO boxes"
     produces = (DET,)
     Params = ImportDetParams
@@ -69,6 +69,10 @@ class ImportDet(ImportLabeler):
         found = []
         for number, line in enumerate(filter(str.strip, lines), 1):
             values = _numbers(line.split(), 5, f"line {number}: ")
+            if len(values) > 6:
+                raise SourceError(
+                    f"line {number}: expected class x y w h [score], got {len(values)} numbers, as polygons and keypoints have"
+                )
             kind = int(values[0])
             if kind != values[0] or not 0 <= kind < len(self.params.names):
                 raise SourceError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from labelers.core.depth_map import DepthMap
+from labelers.core.depth_map import DepthMap, stretched
 from labelers.core.labeler import Labeler, Licence, Params, Resources, Sample
 from labelers.core.modality import Label, Null
 from labelers.core.networks import NetworkLabeler, NetworkParams
@@ -78,7 +78,7 @@ class NormalFromDepth(Labeler):
     """Normals as the slopes of the surface that a depth map describes."""
 
     name = "normal_from_depth"
-    version = 1
+    version = 2
     backend = "slopes of depth (numpy)"
     produces = (NORMAL,)
     reads = ("depth",)
@@ -103,9 +103,10 @@ def distance(depth: DepthMap, far: float) -> NDArray[np.float32]:
     """Distances along the axis, float32 (H, W), NaN where unknown; nearest 1 and farthest `far` without a scale."""
     if depth.unit == "metre":
         return np.where(depth.values > 0, depth.values, np.nan).astype(np.float32)
+    values = stretched(depth.values, depth.unit).values  # imported maps have any range; one of 0..1 stays as it is
     if depth.unit == "relative":
-        return (1 + depth.values * (far - 1)).astype(np.float32)
-    inverse = 1 - depth.values * (1 - 1 / far)  # 1 at the nearest, 1 / far at the farthest
+        return (1 + values * (far - 1)).astype(np.float32)
+    inverse = 1 - values * (1 - 1 / far)  # 1 at the nearest, 1 / far at the farthest
     return (1 / np.maximum(inverse, 1e-6)).astype(np.float32)
 
 
@@ -128,6 +129,9 @@ def normals_of(z: NDArray[np.float32], params: FromDepthParams) -> NDArray[np.fl
         np.gradient(points, axis=axis) if points.shape[axis] > 1 else _flat(points, axis, focal) for axis in (1, 0)
     )
     normal = np.cross(across, down)
+    # It is about (z / focal)² long, which unit_vectors takes for no direction in a large photo: its largest part becomes 1.
+    largest = np.abs(normal).max(axis=-1, keepdims=True)
+    normal /= np.where(largest > 0, largest, np.float32(1))
     facing = np.sum(normal * points, axis=-1, keepdims=True) > 0  # it points away from the camera
     normal = np.where(facing, -normal, normal) * np.array([1, 1, -1], np.float32)  # our z points at the camera
     return unit_vectors(np.where(known[..., None], normal, np.nan))

@@ -8,7 +8,8 @@ and most forbid commercial use. Install what you may use, write one class in a p
         def people(self, image, boxes) -> list[dict]: ...                 # uint8 (H, W, 3), float32 (n, 4) -> n records
 
 whose records hold global_orient (3, 3), body_pose (23, 3, 3), betas (10,), camera (3,) as arrays (None for a box without
-a body), and enable it:
+a body; camera: scale, x, y, by which a body point X is seen at scale (X + x, y), in units of half the longer side of the
+box, from its middle), and enable it:
 
     labelers:
       smpl_poses: {enabled: true, params: {model: "my_package:MyBodies"}, weights: {model: "file:/where/they/are"}}

@@ -42,7 +42,10 @@ KEYS = {  # the words a grammar writes
     "human_poses": ("human", "pose", "global", "shape", "camera", "none"),
     "sam_instance": ("point", "polygon", "none"),
 }
-VERSIONS = {"human_poses": 2}  # how a grammar writes; 1 where it is not named. 2: landmarks have a camera
+# How a content is cut and written; 1 where it is not named. human_poses (smpl_poses too): 2, landmarks have a camera; 3,
+# that of a body is of the part of its box that the view shows. sam_instance: 2, masks are cropped to the pixel. edges: 2,
+# lines between two pixels are kept.
+VERSIONS = {"human_poses": 3, "sam_instance": 2, "edges": 2}
 Codes = NDArray[np.integer[Any]]
 
 

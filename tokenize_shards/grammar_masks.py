@@ -47,7 +47,8 @@ class Cut:
         from tokenize_shards.mask_vq import crop_mask  # brings torch, which reading other sequences does without
 
         height, width = self.mask.shape
-        return crop_mask(self.mask, self.box * np.array([width, height] * 2, np.float32), side)
+        edges = np.rint(self.box * np.array([width, height] * 2, np.float32))  # whole pixels but for float32's rounding
+        return crop_mask(self.mask, edges, side)
 
 
 def cut_instances(label: Sequence[Instance], view: View, min_area: float = MIN_AREA) -> list[Cut]:

@@ -11,7 +11,8 @@ has them all, the pose being 23 rotations: the 39 tokens of 4M-21. Numbers are t
 
 The camera puts a body into the picture: in units of half the longer side of the box, from its middle, a point X is at
 scale (X + x, y). That of landmarks is the one that fits those in the picture best (to a thirtieth of the box, on 195
-photos, where the skeleton stretched onto the box is off by a seventh: hidden legs are not in the box).
+photos, where the skeleton stretched onto the box is off by a seventh: hidden legs are not in the box). That of a body of
+SMPL comes with its label, and becomes one of what the view leaves of the box.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def cut_people(people: People, view: View, side: float = 1.0) -> list[dict[str, 
     """The people a view keeps, as a label of the view: pixels of a picture of `side` x `side`, in the label's order.
 
     A flip mirrors box, keypoints, landmarks and joint rotations (left and right swapped), turns the body's rotation, and
-    negates the camera's x.
+    negates the camera's x. Where the view cuts a box, the camera is moved with it, so that the body stays in its place.
     """
     if not people:
         return []
@@ -80,7 +81,18 @@ def _cut(person: Mapping[str, Any], box: NDArray[np.float32], view: View, side: 
         one["body_pose"] = one["body_pose"][SMPL_MIRROR] * _TURNED
         one["global_orient"] = one["global_orient"] * _TURNED
         one["camera"] = one["camera"] * np.array([1, -1, 1], np.float32)
+    if "body_pose" in one:
+        corners = view.to_unit(np.asarray(person["box"], np.float64).reshape(2, 2)) * np.float32(side)
+        one["camera"] = _moved(one["camera"], np.concatenate([corners.min(axis=0), corners.max(axis=0)]), box)
     return one
+
+
+def _moved(camera: NDArray[np.float32], whole: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The camera of a whole box x0 y0 x1 y1 as that of the box which is left of it: every point stays where it is."""
+    (half, centre), (left, middle) = _frame(whole), _frame(box)
+    scale = float(camera[0])
+    place = camera[1:] + (centre - middle) / (half * scale or np.inf)  # without a scale nothing can be moved
+    return np.array([scale * (half / left), *place], np.float32)
 
 
 def camera_of(person: Mapping[str, Any]) -> NDArray[np.float32] | None:
@@ -100,8 +112,11 @@ def camera_of(person: Mapping[str, Any]) -> NDArray[np.float32] | None:
     if scale <= 0 or half <= 0:
         return None
     camera = np.array([scale / half, *((seen - centre) / scale - middle)])
-    inside = (PARTS["camera"].low <= camera) & (camera <= PARTS["camera"].high)
-    return camera.astype(np.float32) if inside.all() else None
+    return camera.astype(np.float32) if _can_be_written(camera) else None
+
+
+def _can_be_written(camera: NDArray[np.floating]) -> bool:
+    return bool(((PARTS["camera"].low <= camera) & (camera <= PARTS["camera"].high)).all())
 
 
 def seen_by(body: NDArray[np.float32], camera: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,9 +142,14 @@ def size_of(person: Mapping[str, Any]) -> int:
 
 
 def fitting(people: People, view: View, limit: int) -> list[dict[str, Any]]:
-    """The people that are written: those the view keeps, the label's first ones, as many as `limit` tokens hold."""
+    """The people that are written: those the view keeps, the label's first ones, as many as `limit` tokens hold.
+
+    A body whose camera is beyond its range is left out: it would be written in another place.
+    """
     cut, left = [], limit
     for person in map(_with_camera, cut_people(people, view)):
+        if "camera" in person and not _can_be_written(person["camera"]):
+            continue
         left -= size_of(person)
         if left < 0:
             break

@@ -190,7 +190,8 @@ def cut_edges(edges: NDArray[np.uint8], view: View, size: int) -> NDArray[np.uin
         share = cv2.resize(lines[y0:y1, x0:x1], (size, size), interpolation=cv2.INTER_AREA)
     else:
         share = _smooth(lines, view, size)
-    return np.where((share[:, ::-1] if view.flip else share) >= 0.5 / ratio, 255, 0).astype(np.uint8)
+    least = (0.5 - 1e-4) / ratio  # rounding must not take half a line from both of the pixels it lies between
+    return np.where((share[:, ::-1] if view.flip else share) >= least, 255, 0).astype(np.uint8)
 
 
 def cut_boxes(

@@ -6,7 +6,8 @@ tried, chosen by the first bytes and never by a name. Sizes are judged before a 
     EXIF orientation   applied, the mirrored ones too                              note "exif_oriented"
     alpha, colour key  laid over white                                             note "alpha_over_white"
     palette, CMYK, ..  converted by Pillow; ICC profiles are not applied           note "palette", "cmyk", "grey", ...
-    16 bits            divided by 257 and rounded (65535 -> 255), never clipped    note "16_bit"
+    16 bits            grey: divided by 257 and rounded (65535 -> 255), never      note "16_bit"
+                       clipped; colour: Pillow takes the high byte
     32-bit integers    read as 8-bit where all fit 0..255, else as 16-bit; beyond  note "32_bit"
                        0..65535 refused as "integer_range": white is unknown
     floats             0..1 is scaled by 255, else 0..255 is rounded; NaN, infinite note "float"
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # the EXIF tag
+BITS = 0x0102  # the TIFF tag
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -120,7 +122,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Decoded:
                 raise
             except Exception as error:
                 raise _verdict(error, fmt, data) from error
-    if fmt == "PNG" and data[24] == 16 and "16_bit" not in notes:
+    bits = getattr(image, "tag_v2", {}).get(BITS, ())  # of each channel of a TIFF
+    if "16_bit" not in notes and (bits[:2] == (16, 16) or (fmt == "PNG" and data[24] == 16)):
         notes.append("16_bit")  # Pillow already took the high byte of 16-bit colour
     canonical = fmt in ("JPEG", "PNG", "WEBP") and not set(notes) - {"bad_exif"}
     return Decoded(pixels, fmt, canonical, tuple(notes))

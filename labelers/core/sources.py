@@ -13,7 +13,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -27,6 +27,7 @@ from labelers.core.modality import Null
 
 MAX_ENTRY = 256 * 2**20  # bytes of one file of a source
 Shape = tuple[int, int]
+Number = TypeVar("Number", bound=np.generic)
 
 
 class SourceError(ValueError):
@@ -162,11 +163,17 @@ def read_map(data: bytes, shape: Shape, resize: bool) -> NDArray[np.generic]:
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise SourceError(f"expected an array (H, W) or (H, W, C), got {array.shape}")
     _same_size((array.shape[0], array.shape[1]), shape, resize)
-    if array.shape[:2] != shape:
-        y = (np.arange(shape[0]) + 0.5) * array.shape[0] / shape[0]
-        x = (np.arange(shape[1]) + 0.5) * array.shape[1] / shape[1]
-        array = array[y.astype(np.int64)][:, x.astype(np.int64)]
-    return array
+    return resized(array, shape)
+
+
+def resized(array: NDArray[Number], shape: Shape) -> NDArray[Number]:
+    """(h, w, ...) -> (H, W, ...) of `shape`, each pixel from the row and column nearest to its centre."""
+    if array.shape[:2] == shape:
+        return array
+    y = (np.arange(shape[0]) + 0.5) * array.shape[0] / shape[0]
+    x = (np.arange(shape[1]) + 0.5) * array.shape[1] / shape[1]
+    found: NDArray[Number] = array[np.ix_(y.astype(np.intp), x.astype(np.intp))]
+    return found
 
 
 def _same_size(found: Shape, shape: Shape, resize: bool) -> None:

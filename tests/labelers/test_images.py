@@ -85,7 +85,10 @@ def test_16_bit_grey_is_scaled_not_saturated(fmt: str) -> None:
 
 def test_16_bit_colour_keeps_its_range() -> None:
     deep = np.linspace(0, 65535, 48 * 32 * 3).astype(np.uint16).reshape(32, 48, 3)
-    assert np.abs(decode(png16(deep)).image - deep / 257).max() <= 1
+    for data in (png16(deep), cv2.imencode(".tif", deep[..., ::-1])[1].tobytes()):
+        got = decode(data)
+        assert np.array_equal(got.image, deep >> 8) and np.abs(got.image - deep / 257).max() <= 1
+        assert got.notes == ("16_bit",)
 
 
 @pytest.mark.parametrize(("top", "scale"), [(1.0, 255), (255.0, 1)])

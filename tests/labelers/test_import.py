@@ -115,6 +115,11 @@ def test_a_bad_yolo_line_costs_its_photo_alone(line: str, tmp_path: Path) -> Non
     assert len(good["det"]) == 1  # type: ignore[arg-type]
 
 
+def test_yolo_polygons_and_keypoints_are_no_boxes(tmp_path: Path) -> None:
+    found = one(made(ImportDet, {"1.txt": b"0 .5 .5 .1 .1\n0 .1 .2 .5 .2 .5 .8\n"}, tmp_path))
+    assert isinstance(found, Null) and "line 2: expected class x y w h [score], got 7 numbers" in found.reason
+
+
 # Masks
 
 
@@ -206,11 +211,35 @@ def table(columns: Mapping[str, list[str]]) -> bytes:
         (b'{"file_name": "1.jpg", "caption": "A cat."}\n{"file_name": "2.jpg", "caption": null}\n', {}),
         (b"file_name,caption\n1.jpg,A cat.\n", {}),
         (b"photo\ttext\n1\tA cat.\n", {"name": "photo", "text": "text"}),
+        (b'"file_name"\tcaption\n"1.jpg"\tA cat.\n', {}),
         (table({"file_name": ["1.jpg"], "caption": ["A cat."]}), {}),
     ],
 )
 def test_captions(source: Any, params: dict[str, Any], tmp_path: Path) -> None:
     assert one(made(ImportCaption, source, tmp_path, **params)) == "A cat."
+
+
+def captions(source: str, folder: Path) -> list[str]:
+    """The texts of photos 1, 2, ... of a table, "" for one that is not matched."""
+    labeler = made(ImportCaption, source.encode(), folder)
+    found = [one(labeler, photo(f"file:///{n}.jpg")) for n in range(1, source.count(".jpg") + 1)]
+    return ["" if isinstance(text, Null) and text.reason.startswith("unmatched") else str(text) for text in found]
+
+
+def test_quotation_marks_of_a_tab_table_are_the_captions_own(tmp_path: Path) -> None:
+    lines = ['1.jpg\t"Stop" sign', '2.jpg\t"no end', "3.jpg\tA\ttab", '4.jpg\t"a ""red"" car"', '5.jpg\ta "blue" one']
+    wanted = ['"Stop" sign', '"no end', "", 'a "red" car', 'a "blue" one']
+    assert captions("\n".join(['"file_name"\tcaption', *lines]), tmp_path) == wanted
+    two = captions('file_name\tcaption\n1.jpg\t"Stop\n2.jpg\tthe end"\n', tmp_path)
+    assert two == ['"Stop', 'the end"'], "which csv would take for one field"
+
+
+def test_a_tab_table_that_is_quoted_as_csv_is_read_as_such(tmp_path: Path) -> None:
+    assert captions('file_name\tcaption\n1.jpg\t"A ""cat"".\nIt sits."\n', tmp_path) == ['A "cat".\nIt sits.']
+
+
+def test_a_caption_that_a_comma_cuts_is_left_out(tmp_path: Path) -> None:
+    assert captions('file_name,caption\n1.jpg,A cat, a dog\n2.jpg,"A cat, a dog"\n', tmp_path) == ["", "A cat, a dog"]
 
 
 def test_captions_that_are_none(tmp_path: Path) -> None:
@@ -232,6 +261,9 @@ def test_captions_that_are_none(tmp_path: Path) -> None:
         (ImportInstances, {"1.jpg": b""}, "no entry"),
         (ImportSemseg, {"notes.txt": b""}, "no entry"),
         (ImportCaption, b"a,b\n1,2\n", "no column 'file_name'"),
+        (ImportCaption, b"", "no column 'file_name'"),
+        (ImportCaption, b"file_name,caption\n1.jpg,a\rb\n", "line 2: "),
+        (ImportCaption, b"file_name\tcaption\n1.jpg\ta\rb\n", "line 2: "),
         (ImportCaption, b"PAR1 and nothing else", "Parquet"),
         (ImportKeypoints, {"a.json": b"{}"}, "one COCO JSON"),
     ],

@@ -57,6 +57,16 @@ def test_depth_pngs_of_a_data_set_come_in_as_they_are(tmp_path: Path) -> None:
     assert np.abs(found.values - mine.values).max() < 1e-4
 
 
+def test_depth_pngs_of_a_data_set_are_stretched_too(tmp_path: Path) -> None:
+    mine = DepthMap(np.arange(20, dtype=np.float32).reshape(4, 5) / 19, "inverse")
+    files = {"1.png": DEPTH.encode(mine)}
+    small = one(made(ImportDepth, files, tmp_path))
+    assert isinstance(small, Null) and "size differs" in small.reason
+    found = one(made(ImportDepth, files, tmp_path, resize=True))
+    assert isinstance(found, DepthMap) and found.unit == "inverse"
+    np.testing.assert_allclose(found.values, mine.values.repeat(2, axis=0).repeat(2, axis=1), atol=1e-4)
+
+
 def test_normals_of_other_frames(tmp_path: Path) -> None:
     up = np.zeros((H, W, 3), np.float32)
     up[..., 1] = 2.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labelers.core.depth_map import DepthMap, stretched
+from labelers.core.depth_map import DepthMap, Unit, stretched
 from labelers.core.labeler import Sample
 from labelers.core.modality import Null
 from labelers.core.normal_map import NORMAL
@@ -86,6 +86,20 @@ def test_inverse_depth_of_a_plane_gives_the_plane() -> None:
     found = of(stretched(-1 / z, "inverse"), far=float(z.max() / z.min()), smooth=0.0)
     cosines = found[5:-5, 5:-5] @ normal / np.linalg.norm(normal)
     assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("unit", ["relative", "inverse"])
+def test_a_map_without_a_scale_may_have_any_range(unit: Unit) -> None:
+    values = 200 * plane(np.array([0.3, -0.4, 0.866])) - 7
+    wanted = of(stretched(values, unit))
+    np.testing.assert_allclose(of(DepthMap(values, unit)), wanted, atol=1e-4)
+    assert np.array_equal(of(stretched(stretched(values, unit).values, unit)), wanted), "0..1 stays as it is"
+
+
+@pytest.mark.parametrize("metres", [1.0, 0.001])
+def test_a_near_wall_in_a_large_photo_faces_us(metres: float) -> None:
+    wall = of(DepthMap(np.full((3, 6000), metres, np.float32), "metre"), smooth=0.0)
+    np.testing.assert_allclose(wall, np.broadcast_to([0, 0, 1.0], wall.shape), atol=1e-4)
 
 
 def test_unknown_pixels_and_missing_depth() -> None:

@@ -265,6 +265,27 @@ def test_a_flip_of_a_body_is_the_mirrored_body() -> None:
         assert np.allclose(again[name], person[name], atol=1e-6)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("cut", [(0, 0, 100), (5, 30, 50), (30, 0, 60), (20, 15, 30)])
+def test_a_body_whose_box_is_cut_stays_in_its_place(cut: tuple[int, int, int], flip: bool) -> None:
+    person, view = smpl((10, 10, 50, 90), 4), View(cut[0], cut[1], cut[0] + cut[2], cut[1] + cut[2], flip)
+    person["camera"] = np.array([0.9, 0.1, 0.2], np.float32)
+    points = np.random.default_rng(0).normal(0, 0.4, (9, 3)).astype(np.float32)
+    wanted = grammar_people.seen_by(points, person["camera"], person["box"])[:, :2]
+    (found,) = grammar_people.cut_people([person], view, SIDE)
+    mirrored = points * np.array([-1 if flip else 1, 1, 1], np.float32)
+    again = grammar_people.seen_by(mirrored, found["camera"], found["box"])[:, :2]
+    assert np.abs(view.to_pixels(again / SIDE) - wanted).max() < 1e-3
+
+
+def test_a_body_whose_camera_cannot_be_written_is_left_out() -> None:
+    person, close = smpl((10, 10, 50, 90), 4), smpl((10, 10, 50, 90), 5)
+    person["camera"], close["camera"] = np.array([[0.9, 0, 0], [15, 0, 0]], np.float32)
+    assert len(grammar_people.fitting([close, person], WHOLE, 275)) == 2
+    (found,) = grammar_people.fitting([close, person], View(10, 10, 40, 40), 275)
+    assert found["betas"] is person["betas"]
+
+
 def test_flip_mirrors_box_and_body(pose: MLPPQ) -> None:
     one = person((10, 20, 30, 60))
     (found,) = grammar_people.cut_people([one], View(0, 0, 100, 100, flip=True), 100)

@@ -151,6 +151,14 @@ def test_a_flip_mirrors_and_another_resolution_lines_up() -> None:
         assert np.array_equal(a.mask, b.mask[:, ::-1])
 
 
+def test_a_crop_ends_where_its_mask_does() -> None:
+    for side in range(1, 64):
+        mask = np.zeros((375, 375), bool)
+        mask[:side, 100 : 100 + side] = True
+        (cut,) = grammar_masks.cut_instances([instance(encode_rle(mask), 1.0)], View(0, 0, 375, 375), 0)
+        assert cut.cropped(64).all(), side
+
+
 def test_views_differ_and_are_the_same_each_time() -> None:
     tokenizer, label = SequenceTokenizer("sam_instance", 290, WORDS, Lookup()), scene(11)
     views = [(label, view_of(ID, 0, n, 120, 90), ID, n) for n in range(4)]

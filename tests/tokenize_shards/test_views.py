@@ -178,6 +178,14 @@ def test_edges_stay_connected() -> None:
     assert small.shape == (112, 112)
 
 
+@pytest.mark.parametrize(("side", "column"), [(113, 56), (127, 63), (260, 162), (281, 140)])
+def test_a_line_between_two_pixels_is_kept(side: int, column: int) -> None:
+    edges = np.zeros((side, side), np.uint8)
+    edges[:, column] = 255
+    for flip in (False, True):
+        assert (cut_edges(edges, View(0, 0, side, side, flip), 112).max(axis=1) == 255).all()
+
+
 def test_boxes_are_clipped_and_slivers_dropped() -> None:
     view = View(100, 100, 200, 200)
     boxes = np.array([
