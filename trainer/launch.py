@@ -88,15 +88,23 @@ def on_ray(root: str, config: TrainConfig, again: bool, dry: bool) -> TrainRepor
 
 
 def ray_worker(root: str, config: dict[str, Any], again: bool, dry: bool) -> dict[str, Any]:
-    """One process of a Ray Train job, in which torch.distributed is set up. Errors with an exit code are results: all
-    processes meet them alike, before the first step.
+    """One process of a Ray Train job, in which torch.distributed is set up. Errors with an exit code that come before the
+    first step are results: all processes meet them alike. One that comes later ends the others too.
     """
     import torch.distributed as dist
 
-    group = Group(dist.get_rank(), dist.get_world_size(), current_device())
+    group, began = Group(dist.get_rank(), dist.get_world_size(), current_device()), False
+
+    def progress(step: str, done: int, total: int, note: str) -> None:
+        nonlocal began
+        began = True
+        (lines if group.first else silent)(step, done, total, note)
+
     try:
-        report = one_of(root, TrainConfig(**config), group, lines if group.first else silent, again, dry)
-    except ConfigError as error:
+        report = one_of(root, TrainConfig(**config), group, progress, again, dry)
+    except (ConfigError, DamageError, StorageError) as error:
+        if began:
+            raise
         return {"error": type(error).__name__, "text": str(error)}
     return asdict(report)
 

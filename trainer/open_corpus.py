@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from trainer.streams import Stream
 PAIRS = ("tok_metadata",)  # sequences of (field, value) pairs, masked pair by pair
 FULL_CHECK = 8 << 30
 ASKED = 40
+UNCUT = ("color_palette", "caption", "metadata")  # contents that no view cuts
+MIDDLE = "the middle of the photo"
 
 
 def stream_of(spec: TokenSpec, vocab: int, width: int = 0) -> Stream:
@@ -102,40 +105,78 @@ def choose(ds: Dataset, names: Sequence[str] | None, manifest: Mapping[str, str]
     return chosen
 
 
+def agree(ds: Dataset, recipes: Mapping[str, str]) -> None:
+    """ConfigError where token modalities do not show the same parts of the photos, or write words by another vocabulary.
+
+    Each is right by itself: a data set gets there by tokenizing a part of its modalities after a setting has changed.
+    """
+    made = {name: ds.recipe(recipe) for name, recipe in recipes.items()}
+    cuts = {name: cut for name, recipe in made.items() if (cut := _cut(recipe))}
+    if not any("crop_settings" in cut for cut in cuts.values()):
+        cuts = {name: cut for name, cut in cuts.items() if cut != MIDDLE}  # which is the first view of every seed
+    words = {name: digest for name, recipe in made.items() if (digest := _vocabulary(ds, recipe))}
+    for found, what in ((cuts, "were cut by other views"), (words, "have vocabularies of their own")):
+        first = next(iter(found), "")
+        other = next((name for name in found if found[name] != found[first]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{first} and {other} {what} ({found[first]:.32}; {found[other]:.32}) and cannot be trained on together. "
+                "Run `manymodal tokenize` for all of them, or choose some with train.modalities."
+            )
+
+
+def _cut(recipe: Mapping[str, Any]) -> str:
+    """What decides where the views of a photo are; "" of tokens that are the same in every view."""
+    spec, params = spec_of(dict(recipe)), recipe["params"]
+    if spec.content in UNCUT or (spec.stream in ("vector", "embedding") and not params.get("computed")):
+        return ""
+    seed = params.get("seed")
+    return MIDDLE if params.get("views", 1) == 1 and not isinstance(seed, str) else f"tokens.seed {seed}"
+
+
+def _vocabulary(ds: Dataset, recipe: Mapping[str, Any]) -> str:
+    tokenizer = recipe["weights"].get("tokenizer")
+    if spec_of(dict(recipe)).kind != "sequence" or tokenizer is None:
+        return ""
+    return str(getattr(load_tokenizer(ds.weights_path(tokenizer["sha256"])), "words").digest)  # noqa: B009
+
+
 def open_corpus(
     ds: Dataset, holdout: float, names: Sequence[str] | None = None, manifest: int | None = None, stale: bool = False,
-    heldout_views: int | None = 0,
+    heldout_views: int | None = 0, shards: int | None = None,
 ) -> Corpus:  # fmt: skip
     """The token shards of a manifest (None: the current one), joined by position; names: token modalities (None: all).
-    holdout: share of the photos that is not trained on; heldout_views: see Corpus.
+    holdout: share of the photos that is not trained on; heldout_views: see Corpus. shards: how many, the first ones (None:
+    all): a data set may grow while a run is stopped.
 
-    ConfigError for a modality that is not there, not complete or stale, DamageError where bytes, ids or tokens are not
-    what they should be.
+    ConfigError for a modality that is not there, not complete or stale, or not of the same views as others, DamageError
+    where bytes, ids or tokens are not what they should be.
     """
     record = ds.manifest(manifest)
     chosen = choose(ds, names, record.modalities, stale)
-    shards = ds.shards()
+    of_index = ds.shards()[:shards]
     commits = {name: ds.commits(name, recipe) for name, recipe in chosen.items()}
     for name, found in commits.items():
-        k = next((k for k in shards if k not in found), None)
+        k = next((k for k in of_index if k not in found), None)
         if k is not None:
             raise ConfigError(f"{name}: shard {k} is not tokenized. Run `manymodal tokenize` first.")
+    agree(ds, chosen)
     used = {
         name: recipe
         for name, recipe in chosen.items()
-        if any(c.count > len(c.nulls) for c in commits[name].values()) or not shards
+        if any(commits[name][k].count > len(commits[name][k].nulls) for k in of_index) or not of_index
     }
-    held = [np.asarray(held_out(ds.ids(k), holdout), np.bool_) for k in shards]
+    held = [np.asarray(held_out(ds.ids(k), holdout), np.bool_) for k in of_index]
     if not used or not any(map(len, held)):
         raise ConfigError(f"{ds.storage.url}: there is no sample to train on: every token shard is empty.")
     far = "://" in ds.storage.url
     opener = Opener(ds, used, commits)
     if not far:
         unused = Opener(ds, {name: recipe for name, recipe in chosen.items() if name not in used}, commits)
-        for k in shards:
+        for k in of_index:
             unused(k)  # null throughout, but what they are of must be right
     streams = [first_of(ds, opener, name) for name in used]
-    lazy = LazyShards(len(shards), opener, opener.fetch if far else None)
+    lazy = LazyShards(len(of_index), opener, opener.fetch if far else None)
     makers = {name: maker_of(ds, ds.recipe(recipe)) for name, recipe in used.items()}
     corpus = Corpus(
         streams,

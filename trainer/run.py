@@ -220,8 +220,8 @@ class Run:
         return {
             "step": self.step, "config": self.config.model_dump(mode="json"),
             "streams": [s.to_json() for s in self.streams],
-            "recipes": self.corpus.recipes, "manifest": self.corpus.manifest,
-            "others": [{"recipes": c.recipes, "manifest": c.manifest} for c in sets[1:]],
+            "recipes": self.corpus.recipes, "manifest": self.corpus.manifest, "shards": len(self.corpus.sizes),
+            "others": [{"recipes": c.recipes, "manifest": c.manifest, "shards": len(c.sizes)} for c in sets[1:]],
             "loader": self.loader_state, "block": self.feed.block, "curve": self.curve, "skipped": self.skipped,
             "evaluations": self.evaluations, "heldout": judged["photos"], "heldout_views": judged["views"],
             "trained_views": self.corpus.train_views,
@@ -257,6 +257,9 @@ class Run:
         recipes = [[one["recipes"] for one in of.get("others", ())] for of in (record, mine)]
         if not other and recipes[0] != recipes[1]:  # what else their manifests name does not matter
             other = "train.datasets (the current tokens of one are others now)"
+        shards = [[one.get("shards") for one in (of, *of.get("others", ()))] for of in (record, mine)]
+        if not other and None not in shards[0] and shards[0] != shards[1]:
+            other = "number of shards"
         if not other and record.get("mixture", mine["mixture"]) != mine["mixture"]:
             other = "train.mixture (its ready-made components are others now)"
         views = record.get("trained_views", self.corpus.views)  # before there were held-out views, all

@@ -28,13 +28,13 @@ from tokenize_shards.tokenizer import Tokenizer, load_tokenizer
 from tokenize_shards.values import without_tokenizer
 from tokenize_shards.views import cut_image
 from trainer.generate.decoding import Decoding
+from trainer.open_corpus import UNCUT
 from trainer.predict import Predictor
 
 Key = tuple[int, int]  # (shard, row)
 RGB = "tok_rgb"
 # Of an image tokens are drawn, not the likeliest taken: that is the empty one wherever a model is not sure.
 DRAWN, LIKELIEST = Decoding(steps=6, counts="linear", temperature=0.7), Decoding(steps=6)
-WHOLE = ("color_palette", "caption", "metadata")  # contents that no view cuts: the whole label is shown
 SHOWN_VIEW = int(SIDE)
 Tokens = dict[Key, np.ndarray | None]
 
@@ -92,7 +92,7 @@ class Columns:
                 rows = [one if isinstance(one, Null) else one[0] for one in cut]
             elif modality.stored or self.ds.sound_commit(name, self.manifest.modalities[name], k) is not None:
                 rows = list(shard.labels(modality, self.manifest.modalities[name]))
-                if spec is not None and spec.content not in WHOLE:
+                if spec is not None and spec.content not in UNCUT:  # else the whole label is shown
                     rows = self._framed(shard, spec, self.manifest.modalities[name], rows)
             else:
                 rows = [Null("computed when it is tokenized; it has no tokens yet")] * len(shard.rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from labelers.core.weights import default_cache
 from pipeline.errors import ConfigError, DamageError
+from pipeline.storage import open_storage
+from pipeline.storage.interface import Storage
 from tokenize_shards.wordpiece import WordPiece
 from trainer.corpus import Column, Corpus, LazyShards
 from trainer.shuffle import Order
@@ -44,13 +46,20 @@ class Documents(Column):
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a corpus: a row group of a Parquet file, or lines of a text file from byte `start` to `end`."""
+    """A piece of a corpus: a row group of a Parquet file, or lines of a text file from byte `start` to `end`. far: where
+    the file is a copy of, which comes back where the cache had to make room.
+    """
 
     path: Path
     documents: int
     group: int = 0
     start: int = 0
     end: int = 0
+    far: tuple[Storage, str] | None = None
+
+    def near(self) -> Part:
+        """The same piece, its file at hand."""
+        return self if self.far is None else replace(self, path=self.far[0].local(self.far[1]))
 
     def texts(self, column: str) -> list[str]:
         if self.path.suffix == ".parquet":
@@ -72,14 +81,17 @@ def text_corpus(path: str, words: WordPiece, stream: Stream, column: str = "text
 
     ConfigError where there are none, or a Parquet file has no such column of text.
     """
-    files = find(path)
-    parts = [part for file in files for part in (_groups(file, column) if file.suffix == ".parquet" else _lines(file))]
-    parts = [part for part in parts if part.documents]
+    parts = [
+        replace(part, far=far)
+        for file, far in find(path)
+        for part in (_groups(file, column) if file.suffix == ".parquet" else _lines(file))
+        if part.documents
+    ]
     if not parts:
         raise ConfigError(f"train.text: {path} holds no document")
 
     def open_part(k: int) -> Mapping[str, Column]:
-        part = parts[k]
+        part = parts[k].near()
         key = hashlib.sha256(f"{part.key(column)} {words.digest} {stream.length}".encode()).hexdigest()
         ids, offsets = cached(key, lambda: encode(part.texts(column), words, stream.length))
         if len(offsets) != part.documents + 1:
@@ -90,21 +102,20 @@ def text_corpus(path: str, words: WordPiece, stream: Stream, column: str = "text
     return Corpus([stream], LazyShards(len(parts), open_part), held, makers={stream.name: maker}, window=4)
 
 
-def find(path: str) -> list[Path]:
-    """The .parquet and .txt files of a path, by name; those of far storage through its cache."""
+def find(path: str) -> list[tuple[Path, tuple[Storage, str] | None]]:
+    """The .parquet and .txt files of a path, by name; those of far storage through its cache, with where they are."""
     if "://" in path:
-        from pipeline.storage import open_storage
-
         one = path.endswith(KINDS) or "*" in path.rpartition("/")[2]
         root, _, pattern = path.rpartition("/") if one else (path.rstrip("/"), "", "*")
         storage = open_storage(root)
-        found = [storage.local(key) for key in storage.list("") if Path(key).match(pattern) and key.endswith(KINDS)]
+        keys = [key for key in storage.list("") if Path(key).match(pattern) and key.endswith(KINDS)]
+        found: list[tuple[Path, tuple[Storage, str] | None]] = [(storage.local(key), (storage, key)) for key in keys]
     else:
         given = Path(path).expanduser()
         if given.is_file():
-            return [given]
+            return [(given, None)]
         folder, pattern = (given, "*") if given.is_dir() else (given.parent, given.name)
-        found = sorted(p for p in folder.glob(pattern) if p.suffix in KINDS and p.is_file())
+        found = [(p, None) for p in sorted(folder.glob(pattern)) if p.suffix in KINDS and p.is_file()]
     if not found:
         raise ConfigError(f"train.text: {path} names no .parquet or .txt file")
     return found

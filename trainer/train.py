@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -96,11 +97,11 @@ class Home:
         self.path = beside if self.far else ds.storage.fetch_folder(self.key)
 
     def newest(self) -> Path | None:
-        """The last checkpoint, if there is one."""
-        kept = checkpoint.steps(self.path)
-        if not kept and self.far:
+        """The last checkpoint, if there is one. Of a run in a bucket it is the bucket's: another machine may have gone on."""
+        if self.far:
             fetched = self.storage.fetch_folder(self.key)
-            kept = [fetched] if (fetched / checkpoint.RECORD).is_file() else []
+            return fetched if (fetched / checkpoint.RECORD).is_file() else None
+        kept = checkpoint.steps(self.path)
         return kept[-1] if kept else None
 
     def keep(self, folder: Path) -> None:
@@ -108,24 +109,29 @@ class Home:
             self.storage.put_folder(self.key, folder)
 
     def clear(self) -> None:
+        """Of a run that nobody goes on with. In a bucket an empty version takes its place."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self.far and (self.storage.fetch_folder(self.key) / checkpoint.RECORD).is_file():
+            with tempfile.TemporaryDirectory(prefix="manymodal-run-") as empty:
+                (Path(empty) / "anew").touch()
+                self.storage.put_folder(self.key, Path(empty))
 
 
 def open_data(ds: Dataset, config: TrainConfig, last: Mapping[str, Any] | None = None) -> Blend:
-    """The data sets and texts of a run. last: a checkpoint's record, whose manifests are opened instead of the current
-    ones. ConfigError and DamageError for whatever cannot be trained on.
+    """The data sets and texts of a run. last: a checkpoint's record, whose manifests and shards are opened instead of the
+    current ones. ConfigError and DamageError for whatever cannot be trained on.
     """
+    had = (
+        [last, *last.get("others", ())][: 1 + len(last["config"]["datasets"])] if last else []
+    )  # after them come texts
+    opened = [{"manifest": one["manifest"], "shards": one.get("shards")} for one in had]
+    opened += [{}] * (1 + len(config.datasets))
     apart = config.heldout_views
-    manifests: list[int | None] = []
-    if last:
-        others = last.get("others", ())[: len(last["config"]["datasets"])]  # after them come texts
-        manifests = [last["manifest"], *(one["manifest"] for one in others)]
-    manifests += [None] * (1 + len(config.datasets))
-    corpora = [open_corpus(ds, config.holdout, config.modalities, manifests[0], config.stale, apart)]
+    corpora = [open_corpus(ds, config.holdout, config.modalities, stale=config.stale, heldout_views=apart, **opened[0])]
     weights = [config.weight]
-    for source, manifest in zip(config.datasets, manifests[1:], strict=False):
+    for source, how in zip(config.datasets, opened[1:], strict=False):
         other = Dataset.open(source.root)
-        corpora.append(open_corpus(other, config.holdout, source.modalities, manifest, config.stale))
+        corpora.append(open_corpus(other, config.holdout, source.modalities, stale=config.stale, **how))
         weights.append(source.weight)
     for text in config.text:
         corpora.append(open_text(ds, corpora[0], text))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.dataset import Dataset
-from tests.trainer.corpus import EDGES, RGB, TINY, add_tokens, write_world
+from pipeline.records import IndexRow
+from tests.trainer.corpus import EDGES, RGB, TINY, add_tokens, sample_id, write_world
 from tests.trainer.test_train import Stopped, digests, stop_at
 from trainer.model import SIZES
 from trainer.train import TrainConfig, train
@@ -67,3 +68,18 @@ def test_texts_are_trained_on_beside_a_real_data_set(trained: Path, kind: str, t
     ds = Dataset.open(str(trained))
     assert train(ds, settings).steps == 8
     assert train(ds, settings).already
+
+
+def test_a_stopped_run_goes_on_without_photos_that_came_since(two: Two) -> None:
+    ds = two[1]
+    with pytest.raises(Stopped):
+        train(ds, config(), stop_at(5))
+    wanted = [p.name for p in sorted((Path(ds.storage.url) / "_models" / "model.run").glob("step-*"))]
+    ds.publish_index(2, [IndexRow(sample_id(n), f"made-up/{n}", f"{n:064x}", 8, 8, 1) for n in range(11, 15)])
+    report = train(Dataset.open(ds.storage.url), config())
+    assert wanted == ["step-00000003"] and report.steps == 8 and not report.already
+    for spec in (EDGES, RGB):
+        add_tokens(ds, spec, (*SIZES_OF, 4), 2, only=[2])
+    again = train(Dataset.open(ds.storage.url), config())
+    assert not again.already, "a finished run has not seen the new photos"
+    assert train(Dataset.open(ds.storage.url), config()).already

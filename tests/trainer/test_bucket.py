@@ -58,6 +58,17 @@ def test_a_run_on_a_bucket_is_the_run_on_a_folder(s3: str, tmp_path: Path, monke
     assert steps == [5, 6, 7] and got.curve == wanted.curve
     one, two = (checkpoint.load_model(model_folder(ds, "model"))[0].state_dict() for ds in (near, far))
     assert all(bool((value == two[name]).all()) for name, value in one.items())
+    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "other"))  # a machine that begins anew, and is lost at once
+    with pytest.raises(Stopped):
+        train(Dataset.open(f"{s3}/tiny"), settings.model_copy(update={"save_every": 6}), stop, again=True)
+    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "cache"))
+    steps.clear()
+    train(
+        Dataset.open(f"{s3}/tiny"),
+        settings.model_copy(update={"steps": 5}),
+        lambda n, d, *_: steps.append(d) if n == "train" else None,
+    )
+    assert steps[0] == 1, "what was given up is not gone on with, also not where a copy is left"
 
 
 def test_texts_of_a_bucket_are_those_of_a_folder(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,5 +82,8 @@ def test_texts_of_a_bucket_are_those_of_a_folder(s3: str, tmp_path: Path, monkey
         assert sum(corpus.sizes) == count
         tokens = corpus.gather(np.array([0]), np.array([0]), np.array([0]))["tok_caption"]
         assert words.decode(tokens.ids[0, : tokens.length[0]].tolist()) == ("a red car" if count > 1 else "a road")
+    corpus = text_corpus(f"{s3}/texts/b.txt", words, stream)
+    shutil.rmtree(tmp_path / "cache")  # it had to make room
+    assert corpus.gather(np.array([0]), np.array([0]), np.array([0]))["tok_caption"].valid.all()
     with pytest.raises(ConfigError, match=r"names no \.parquet or \.txt file"):
         text_corpus(f"{s3}/texts/*.parquet", words, stream)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamageError
 from tests.trainer.corpus import write_world
 from trainer import checkpoint
 from trainer.config import TrainConfig
@@ -60,6 +60,14 @@ def test_two_workers_follow_one_process_which_goes_on_from_their_checkpoint(tmp_
     assert not again.already and (kept[0] / checkpoint.RECORD).read_bytes() == first
 
 
-def test_what_is_wrong_with_the_settings_is_said_as_by_one_process(tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_as_by_one_process(tmp_path: Path) -> None:
+    ds = write_world(tmp_path, (8,))
     with pytest.raises(ConfigError, match=r"train\.modalities: 'tok_nothing' has no tokens"):
-        by_ray(write_world(tmp_path, (8,)), modalities=["tok_nothing"], workers=1)
+        by_ray(ds, modalities=["tok_nothing"], workers=1)
+    path, _ = ds.open_shard("tok_rgb", ds.current("tok_rgb"), 0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    with pytest.raises(DamageError, match=r"tok_rgb"):
+        by_ray(ds, workers=1)
