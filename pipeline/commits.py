@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DamageError
-from pipeline.records import Commit, file_sha256, folder_of, shard_name
+from pipeline.records import Commit, file_sha256, folder_of, require_of, shard_name
 from pipeline.storage import Storage
 
 
@@ -45,16 +45,18 @@ def data_key(commit: Commit) -> str:
 
 
 def read_commit(storage: Storage, modality: str, recipe: str, k: int) -> Commit | None:
-    """The commit of a shard, or None. DamageError where the record itself is unreadable."""
+    """The commit of a shard, or None. DamageError where the record is unreadable, or that of another shard."""
     key = commit_key(modality, recipe, k)
     try:
-        return Commit.from_json(storage.read_bytes(key))
+        commit = Commit.from_json(storage.read_bytes(key))
+        require_of(commit, modality, recipe, k)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise DamageError(
-            f"{storage.url}/{key} is not a commit record ({error}). Delete it and label again."
+            f"{storage.url}/{key} is not a commit record ({error}). Run `manymodal repair`, then this command again."
         ) from error
+    return commit
 
 
 def _check(path: Path, verify: Verify, expected: Sequence[str], draft: Commit) -> Commit:

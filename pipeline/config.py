@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -190,7 +191,10 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"--set {assignment}: {parent} is no section")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {assignment}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 
 def load_config(target: str, assignments: Sequence[str] = ()) -> Config:
@@ -229,7 +233,7 @@ def _joined(folder: str, root: str) -> str:
     """A root as a file in `folder` names it."""
     if "://" in folder:
         return folder if root == "." else f"{folder}/{root.removeprefix('./')}"
-    return str(Path(folder) / root)
+    return str(Path(folder) / os.path.expanduser(root))
 
 
 def _refuse_job_copy(root: str) -> None:

@@ -44,6 +44,7 @@ INDEX_SCHEMA = pa.schema(
 )
 IMAGE_EXTS = ("jpg", "png", "webp")
 NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+REPAIR = "Run `manymodal repair`, then this command again."
 
 
 class Dataset:
@@ -189,13 +190,11 @@ class Dataset:
         return read_commit(self.storage, modality, recipe, k)
 
     def sound_commit(self, modality: str, recipe: str, k: int) -> Commit | None:
-        """The commit of a shard, if its data file is there with the committed length; else None."""
-        commit = self.commit_of(modality, recipe, k)
-        if commit is None:
-            return None
+        """The commit of a shard, if it is whole and its data file is there with the committed length; else None."""
         try:
-            return commit if self.storage.size(data_key(commit)) == commit.bytes else None
-        except FileNotFoundError:
+            commit = self.commit_of(modality, recipe, k)
+            return commit if commit is not None and self.storage.size(data_key(commit)) == commit.bytes else None
+        except (FileNotFoundError, DamageError):
             return None
 
     def survey(self, modality: str, recipe: str) -> Survey:
@@ -210,10 +209,8 @@ class Dataset:
         path = self.storage.local(key, sha256)
         if (key, sha256) not in self._trusted:
             if file_sha256(path) != sha256 and file_sha256(self.storage.local(key, fresh=True)) != sha256:
-                raise DamageError(
-                    f"{self.storage.url}/{key}: its bytes do not have the committed sha256. "
-                    "Delete it and run `manymodal label`."
-                )
+                mend = "Delete it and run `manymodal label`." if key.startswith("_weights/") else REPAIR
+                raise DamageError(f"{self.storage.url}/{key}: its bytes do not have the committed sha256. {mend}")
             self._trusted.add((key, sha256))
         return path
 
@@ -227,14 +224,13 @@ class Dataset:
         """
         commit = commit or self.commit_of(modality, recipe, k)
         if commit is None:
-            raise DamageError(
-                f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. Run `manymodal label`."
-            )
+            mend = REPAIR if modality == "rgb" else "Run `manymodal label`."
+            raise DamageError(f"{self.storage.url}/{commit_key(modality, recipe, k)}: not committed. {mend}")
         try:
             return self._trusted_local(data_key(commit), commit.sha256), commit
         except FileNotFoundError:
             raise DamageError(
-                f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. Run `manymodal label`."
+                f"{self.storage.url}/{data_key(commit)}: committed, but the file is missing. {REPAIR}"
             ) from None
 
     def labels(

@@ -4,6 +4,10 @@ it.
 
 from __future__ import annotations
 
+import errno
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # an OSError that is nobody's fault but the disk's
+
 
 class ManymodalError(Exception):
     """Base of all errors that are reported as one sentence. exit_code: what the command line returns."""

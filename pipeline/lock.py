@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import socket
@@ -17,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import Incomplete, StorageError
 from pipeline.records import canonical_json
@@ -24,7 +26,9 @@ from pipeline.storage import Storage
 
 LEASE_S = 3600.0  # a shard is never written for so long
 PATIENCE_S = 2 * LEASE_S  # how long to wait for others before giving up
+SAY_AFTER_S = 5.0  # a wait that a person may wonder about
 _POLL_S, _LONGEST_POLL_S = 0.05, 2.0
+_log = logging.getLogger(__name__)
 
 
 def here() -> str:
@@ -54,7 +58,7 @@ def exclusive(storage: Storage, name: str, patience_s: float = PATIENCE_S) -> It
 
 def _acquire(storage: Storage, folder: str, deadline: float) -> int:
     mine = canonical_json({"host": here(), "pid": os.getpid(), "nonce": uuid.uuid4().hex})
-    poll = _POLL_S
+    poll, say_at = _POLL_S, time.monotonic() + SAY_AFTER_S
     while True:
         listed = storage.list(folder)
         numbers = [int(key[-14:-5]) for key in listed if key.endswith(".lock")]
@@ -65,15 +69,28 @@ def _acquire(storage: Storage, folder: str, deadline: float) -> int:
             continue
         if time.monotonic() > deadline:
             raise Incomplete(f"{storage.url}/{folder}: another run holds it. Wait for it, or end it, then run again.")
+        if time.monotonic() > say_at:
+            holder = _holder(storage, f"{folder}/{last:09d}.lock")
+            who = f"process {holder['pid']} on {holder['host'].split('/')[0]}" if holder else "another run"
+            _log.warning("%s/%s: waiting for %s, which holds it.", storage.url, folder, who)
+            say_at = float("inf")
         time.sleep(poll * random.uniform(0.5, 1.0))
         poll = min(_LONGEST_POLL_S, poll * 1.5)
 
 
+def _holder(storage: Storage, key: str) -> dict[str, Any] | None:
+    """Who wrote a lock; None where it is gone."""
+    try:
+        found: dict[str, Any] = json.loads(storage.read_bytes(key))
+        return found
+    except FileNotFoundError:
+        return None
+
+
 def _dead(storage: Storage, key: str) -> bool:
     """Whether the holder is known to be gone."""
-    try:
-        holder = json.loads(storage.read_bytes(key))
-    except FileNotFoundError:
+    holder = _holder(storage, key)
+    if holder is None:
         return True
     if holder["host"] == here():
         try:

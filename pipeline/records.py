@@ -61,6 +61,12 @@ class Commit:
             raise ValueError(f"not a commit record: {error}") from error
 
 
+def require_of(commit: Commit, modality: str, recipe: str, shard: int) -> None:
+    """ValueError where a record that lies under one shard's name is that of another."""
+    if (commit.modality, commit.recipe, commit.shard) != (modality, recipe, shard):
+        raise ValueError(f"that of {commit.modality}@{commit.recipe} shard {commit.shard}")
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Which recipe of each modality is current, and which fitted tokenizer each token modality uses. Highest version

@@ -175,5 +175,9 @@ def bring_up_to_date(
     complete = {
         name: rid for rid, name in named.items() if (name, rid) not in outputs or held[name, rid] == len(shards)
     }
+    switched = [name for name, rid in complete.items() if current.get(name, rid) != rid]
+    if switched:
+        names = ", ".join(f"{name}@{complete[name]} (before: {current[name]})" for name in switched)
+        report.notes.append(f"Current now, as configured: {names}.")
     ds.update_manifest(complete)
     return report

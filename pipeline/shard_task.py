@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.commits import Verify, commit_shard, retract
+from pipeline.commits import Verify, commit_key, commit_shard, retract
 from pipeline.dataset import Dataset
-from pipeline.errors import Incomplete
+from pipeline.errors import DamageError, Incomplete
 from pipeline.lock import exclusive
 from pipeline.plan import Ref, Step, inputs_of
 from pipeline.records import Commit
@@ -38,7 +38,7 @@ def look(ds: Dataset, step: Step, k: int, seen: dict[Ref, Commit] | None = None)
     inputs = inputs_of(step, k, held)
     if inputs is None:
         raise Incomplete(
-            f"{step.name}: shard {k} of something it reads is not committed. Run the command before this one."
+            f"{step.name}: shard {k} of something it reads is not committed. Run what makes it first, or `manymodal repair`."
         )
     current = {ref: held[ref][k] for ref in step.outputs if ref in held and dict(held[ref][k].inputs) == inputs}
     return Due(inputs, tuple(ref for ref in step.outputs if ref not in current), current)
@@ -61,13 +61,24 @@ def replace(
     with ds.storage.scratch() as folder:
         path = folder / draft.file
         write(path)
-        if ds.commit_of(draft.modality, draft.recipe, draft.shard) is None:
+        if not _in_the_way(ds, draft):
             return commit_shard(ds.storage, draft, path, ids, verify)
         with exclusive(ds.storage, "replace"):
             sound = ds.sound_commit(draft.modality, draft.recipe, draft.shard)
             if sound is not None and inputs is not None and dict(sound.inputs) == dict(inputs):
                 return sound
-            old = ds.commit_of(draft.modality, draft.recipe, draft.shard)
-            if old is not None:
-                retract(ds.storage, old)
+            _in_the_way(ds, draft, withdraw=True)
             return commit_shard(ds.storage, draft, path, ids, verify)
+
+
+def _in_the_way(ds: Dataset, draft: Commit, withdraw: bool = False) -> bool:
+    """Whether there is a commit of the shard; withdraw: take it away."""
+    try:
+        old = ds.commit_of(draft.modality, draft.recipe, draft.shard)
+    except DamageError:
+        if withdraw:  # the record alone: a data file that checks out is committed again
+            ds.storage.delete(commit_key(draft.modality, draft.recipe, draft.shard))
+        return True
+    if old is not None and withdraw:
+        retract(ds.storage, old)
+    return old is not None

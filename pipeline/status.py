@@ -28,7 +28,7 @@ def status(ds: Dataset) -> dict[str, Any]:
         for ref in reads:
             if ref not in held:
                 held[ref] = ds.commits(*ref)
-        stored = bool(found.commits) or _stored(name)
+        kept = bool(found.commits) or stored(name)
         step = Step(name, reads, ((name, recipe_id),))
         damage += found.damage.values()
         modalities[name] = {
@@ -36,13 +36,13 @@ def status(ds: Dataset) -> dict[str, Any]:
             "labeler": recipe["labeler"],
             "backend": recipe["backend"],
             "weights": {slot: {"url": w["url"], "sha256": w["sha256"]} for slot, w in recipe["weights"].items()},
-            "stored": stored,
+            "stored": kept,
             "committed": len(found.commits),
             "samples": sum(c.count for c in found.commits.values()),
             "nulls": sum(len(c.nulls) for c in found.commits.values()),
             "null_reasons": _reasons(found.commits.values()),
             "stale": sum(is_stale(step, k, held) for k in found.commits) if name != "rgb" else 0,
-            "missing": len(shards) - len(found.commits) if stored else 0,
+            "missing": len(shards) - len(found.commits) if kept else 0,
         }
     return {
         "root": ds.storage.url, "name": ds.name, "samples": _samples(ds, surveys), "shards": len(shards),
@@ -56,7 +56,8 @@ def _samples(ds: Dataset, surveys: Mapping[Ref, Survey]) -> int:
     return sum(rgb[k].count if k in rgb else len(ds.index(k)) for k in ds.shards())
 
 
-def _stored(name: str) -> bool:
+def stored(name: str) -> bool:
+    """Whether a modality has label shards; others are computed when they are tokenized."""
     from labelers.core.registry import all_modalities
 
     known = all_modalities().get(name)

@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.records import Commit, file_sha256, folder_of
+from pipeline.records import Commit, file_sha256, folder_of, require_of
 from pipeline.storage import Entry, Storage
 
 READERS = 16  # threads that read commits from a bucket
@@ -41,7 +41,7 @@ class Survey:
     """One recipe as it lies on storage.
 
     commits: by shard, those whose data file is there with the committed length. damage: shard -> sentence for the
-    others. records: every readable commit with its listing entry. packed: how many were read from packs.
+    others. records: every commit that is its shard's, with its listing entry. packed: how many were read from packs.
     """
 
     commits: dict[int, Commit] = field(default_factory=dict)
@@ -85,6 +85,7 @@ def _survey(storage: Storage, modality: str, recipe: str) -> Survey:
                 continue  # withdrawn since the listing
             try:
                 commit = Commit.from_json(data)
+                require_of(commit, modality, recipe, shard_of(key))
             except ValueError as error:
                 found.damage[shard_of(key)] = f"{key}: not a commit record ({error})"
                 continue

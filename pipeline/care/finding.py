@@ -12,12 +12,13 @@ Kind = Literal[
     "length",  # the file has another length than committed: cut, or something appended
     "digest",  # the bytes are not the committed ones
     "swapped",  # the bytes are those of another shard of the recipe
-    "commit",  # the commit record is unreadable, or lies under another shard's name
+    "commit",  # the commit record is unreadable, or that of another shard
     "uncommitted",  # a file of the current manifest's recipe without a commit
     "not made",  # an index shard for which the current recipe has neither
     "order",  # ids are not those of the index, in order
     "content",  # ids, count and digest agree, but the labels are not of these images
     "inputs",  # made from other bytes than are committed now
+    "removed",  # an image that somebody asked to forget is still there
     "index",  # the index shard itself
 ]
 

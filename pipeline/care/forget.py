@@ -19,18 +19,17 @@ from pathlib import Path
 from labelers.core.importing import ImportLabeler
 from labelers.core.modality import Null
 from labelers.core.registry import all_labelers, all_modalities
+from pipeline.care.removed import REMOVED, removed
 from pipeline.care.verify import refs_on
 from pipeline.commits import Verify, commit_shard, data_key, retract
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamageError
 from pipeline.ingest.ingest import verify_rgb
 from pipeline.plan import Ref
-from pipeline.records import Commit, canonical_json, folder_of
+from pipeline.records import SOURCE, Commit, canonical_json, folder_of
 from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, verify_labels, write_labels, write_tar
 from pipeline.survey import shard_of
 from pipeline.weights import kept_keys
-
-REMOVED = "removed"
 
 
 @dataclass(frozen=True)
@@ -58,37 +57,43 @@ def find(ds: Dataset, ids: Sequence[str]) -> dict[int, set[str]]:
     return found
 
 
-def removed(ds: Dataset) -> set[str]:
-    """Ids somebody asked to remove."""
-    return {
-        key.rsplit("/", 1)[-1].removesuffix(".json") for key in ds.storage.list("_removed") if key.endswith(".json")
-    }
-
-
 def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, int]:
     """Remove the samples everywhere; how many shards of each recipe were written again.
 
-    rewrite_of: for a modality this room knows nothing of (tokens), how its shards are written again.
+    rewrite_of: for a modality this room knows nothing of (tokens), how its shards are written again. DamageError, after
+    all others were written, where a shard is damaged: written again, it would pass for sound.
     """
     places = find(ds, ids)
     for k, here in places.items():
         for sample in here:
             ds.storage.put_if_absent(f"_removed/{sample}.json", canonical_json({"id": sample, "shard": k}))
     counts: dict[str, int] = {}
+    damaged: list[DamageError] = []
     for ref in _readers_last(ds):
         known = _rewrite_of(ref[0]) or rewrite_of(ref[0])
         for k, here in places.items():
-            _resume(ds, ref, k, known)
-            commit = ds.sound_commit(*ref, k)
-            if commit is None:
+            try:
+                done = _in_shard(ds, ref, k, here, known)
+            except DamageError as error:
+                damaged.append(error)
                 continue
-            if known is None:
-                raise ConfigError(
-                    f"{ref[0]}@{ref[1]}: no labeler here knows how to write {ref[0]}. Install it, or drop it."
-                )
-            counts[f"{ref[0]}@{ref[1]}"] = counts.get(f"{ref[0]}@{ref[1]}", 0) + _again(ds, commit, here, known)
+            if done is not None:
+                counts[f"{ref[0]}@{ref[1]}"] = counts.get(f"{ref[0]}@{ref[1]}", 0) + done
     drop_sources(ds)
+    if damaged:
+        raise damaged[0]
     return counts
+
+
+def _in_shard(ds: Dataset, ref: Ref, k: int, ids: set[str], how: Rewrite | None) -> bool | None:
+    """Remove the samples from one shard; whether it was written again, None where there is no such shard."""
+    _resume(ds, ref, k, how)
+    commit = ds.commit_of(*ref, k)
+    if commit is None and ref != SOURCE:
+        return None
+    if how is None:
+        raise ConfigError(f"{ref[0]}@{ref[1]}: no labeler here knows how to write {ref[0]}. Install it, or drop it.")
+    return _again(ds, commit or ds.open_shard(*ref, k)[1], ids, how)
 
 
 def sources(ds: Dataset) -> dict[str, str]:
@@ -129,7 +134,7 @@ def _again(ds: Dataset, commit: Commit, ids: set[str], how: Rewrite) -> bool:
             inputs[name] = made.sha256
     if all(commit.nulls.get(sample) == REMOVED for sample in ids) and inputs == dict(commit.inputs):
         return False
-    source = ds.storage.local(data_key(commit))
+    source, _ = ds.open_shard(commit.modality, commit.recipe, commit.shard, commit)
     with ds.storage.scratch() as folder:
         path = folder / commit.file
         how.write(source, path, ids, inputs)

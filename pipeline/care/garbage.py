@@ -14,8 +14,9 @@ from pipeline.care.verify import refs_on
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.plan import Ref
-from pipeline.records import folder_of
+from pipeline.records import SOURCE, folder_of
 from pipeline.storage.interface import below
+from pipeline.survey import shard_of
 
 TEMPORARY = ("_tmp", "_suspects", "_fits/_unfinished")
 
@@ -30,11 +31,18 @@ def _files(ds: Dataset, hours: float) -> list[str]:
     limit = time.time() - hours * 3600
     found = [key for folder in TEMPORARY for key in below(ds.storage, folder)]
     for ref in refs_on(ds):
-        records = ds.survey(*ref).records
-        named = {f"{folder_of(*ref)}/{commit.file}" for _, commit in records.values()}
-        found += [key for key in ds.storage.list(folder_of(*ref)) if not key.endswith("/") and key not in named]
+        kept = shards_in(ds, f"{folder_of(*ref)}/_commits")  # also where the record is damaged: `repair` needs the file
+        if ref == SOURCE:
+            kept |= shards_in(ds, "index")  # images are never garbage, even where their commit is lost
+        files = ds.storage.list(folder_of(*ref))
+        found += [key for key in files if not key.endswith("/") and shard_of(key) not in kept]
     found += source_keys(ds)
     return [key for key in found if ds.storage.modified(key) <= limit]
+
+
+def shards_in(ds: Dataset, folder: str) -> set[int]:
+    """Numbers of the shards that have a file in a folder."""
+    return {shard_of(key) for key in ds.storage.list(folder)} - {-1}
 
 
 def collect(ds: Dataset, hours: float) -> list[str]:
@@ -46,8 +54,10 @@ def collect(ds: Dataset, hours: float) -> list[str]:
     return [*found, *ds.storage.sweep(time.time() - hours * 3600)]
 
 
-def drop(ds: Dataset, ref: Ref) -> list[str]:
-    """Delete a whole recipe of a modality, commits first. ConfigError where it is current, or a current one reads it."""
+def drop(ds: Dataset, ref: Ref, dry_run: bool = False) -> list[str]:
+    """Delete a whole recipe of a modality, commits first; the keys that go. ConfigError where it is current, or a current
+    one reads it.
+    """
     current = ds.manifest().modalities
     if current.get(ref[0]) == ref[1]:
         raise ConfigError(f"{ref[0]}@{ref[1]} is current. Promote another recipe of {ref[0]} first.")
@@ -57,7 +67,8 @@ def drop(ds: Dataset, ref: Ref) -> list[str]:
     if ref not in refs_on(ds):
         raise ConfigError(f"{ref[0]}@{ref[1]}: there is no such recipe on storage.")
     keys = sorted(below(ds.storage, folder_of(*ref)), key=lambda key: "/_commits/" not in key)
-    for key in keys:
-        ds.storage.delete(key)
-    ds.storage.prune([folder_of(*ref)])
+    if not dry_run:
+        for key in keys:
+            ds.storage.delete(key)
+        ds.storage.prune([folder_of(*ref)])
     return keys

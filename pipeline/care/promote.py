@@ -9,6 +9,7 @@ from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from pipeline.plan import Ref
 from pipeline.records import Manifest
+from pipeline.status import stored
 
 
 def parse_ref(ds: Dataset, text: str) -> Ref:
@@ -40,5 +41,6 @@ def go_back(ds: Dataset, version: int) -> Manifest:
     old = ds.manifest(version)
     if old.version != version:
         raise ConfigError(f"{ds.storage.url}: has no manifest {version}; the newest is {ds.manifest().version}.")
-    promote(ds, [ref for ref in old.modalities.items() if ref in refs_on(ds)])
+    have = refs_on(ds)
+    promote(ds, [ref for ref in old.modalities.items() if ref in have or stored(ref[0])])
     return ds.update_manifest(old.modalities, old.tokenizers)

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.care.finding import Finding
+from pipeline.care.removed import removed
 from pipeline.commits import Verified
 from pipeline.dataset import Dataset
 from pipeline.errors import DamageError
 from pipeline.plan import Ref
 from pipeline.records import SOURCE, Commit, file_sha256, folder_of
+from pipeline.status import stored
 from pipeline.survey import Survey, shard_of
 
 Reader = Callable[[Path], Verified]  # opens a shard file as its readers would
@@ -43,11 +45,13 @@ def verify(
     progress: Progress = lambda *_: None,
 ) -> list[Finding]:
     """Everything that is wrong, in the order of recipes and shards; empty where all is well."""
-    findings = _index(ds)
+    current, there = set(ds.manifest().modalities.items()), refs_on(ds)
+    gone = sorted(ref for ref in current.difference(there) if stored(ref[0]))
+    chosen = [*there, *gone] if refs is None else list(refs)
+    surveys = {ref: ds.survey(*ref) for ref in dict.fromkeys([*there, *chosen])}
+    findings = _index(ds, surveys)
     lost = {f.shard for f in findings}
-    current = set(ds.manifest().modalities.items())
-    chosen = refs_on(ds) if refs is None else list(refs)
-    surveys = {ref: ds.survey(*ref) for ref in refs_on(ds)}
+    marks = removed(ds)
     for ref in chosen:
         found = surveys[ref]
         of_ref = _listed(ds, ref, found, ref in current)
@@ -59,6 +63,9 @@ def verify(
             said = _read(ds, found.commits[k], digests, reader_of(ref[0])) or _inputs(ds, found.commits[k], surveys)
             if said is None and content is not None and (what := _content(content, ds, ref, k)):
                 said = _of(found.commits[k], "content", what)
+            if said is None and ref == SOURCE and (left := marks.intersection(ds.ids(k)) - set(found.commits[k].nulls)):
+                what = f"still holds {min(left)}; run `manymodal forget` with it again"
+                said = _of(found.commits[k], "removed", what)
             if said is not None:
                 of_ref.append(said)
         progress(f"{ref[0]}@{ref[1]}", len(sound), len(sound), "")
@@ -66,9 +73,12 @@ def verify(
     return findings
 
 
-def _index(ds: Dataset) -> list[Finding]:
-    findings = []
-    for k in ds.shards():
+def _index(ds: Dataset, surveys: Mapping[Ref, Survey]) -> list[Finding]:
+    findings, shards = [], ds.shards()
+    for k in sorted({k for found in surveys.values() for k in found.commits} - set(shards)):
+        what = "lost (restore it from a copy), or an ingest ended before it wrote it (run it again)"
+        findings.append(Finding("index", "", k, "index", f"is not there, though such a shard is committed: {what}"))
+    for k in shards:
         try:
             ids = ds.ids(k)
         except DamageError as error:
@@ -94,15 +104,11 @@ def _listed(ds: Dataset, ref: Ref, found: Survey, current: bool) -> list[Finding
             theirs = _holds(ds, committed[k], {c.sha256: c.shard for c in committed.values()})
             kind, what = ("swapped", f"holds the bytes of shard {theirs}") if theirs is not None else (kind, what)
         findings.append(Finding(*ref, k, kind, what, digest))  # type: ignore[arg-type]
-    for key, (_, commit) in found.records.items():
-        if shard_of(key) != commit.shard or (commit.modality, commit.recipe) != ref:
-            what = f"{key} holds the commit of {commit.modality}@{commit.recipe} shard {commit.shard}"
-            findings.append(Finding(*ref, shard_of(key), "commit", what))
     named = {shard_of(key) for key in found.records} | set(found.damage)
     files = {shard_of(key) for key in ds.storage.list(folder_of(*ref)) if "shard-" in key}
     for k in sorted(files - named):
         findings.append(Finding(*ref, k, "uncommitted", "has a file and no commit"))
-    if current and (found.records or files):
+    if current and (found.records or files or stored(ref[0])):
         for k in sorted(set(ds.shards()) - named - files):
             findings.append(Finding(*ref, k, "not made", "the current recipe has no such shard"))
     return findings

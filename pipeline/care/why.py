@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
@@ -20,7 +21,8 @@ def find_sample(ds: Dataset, text: str) -> tuple[int, int, IndexRow]:
         for place, row in enumerate(ds.index(k)):
             if row.id == text:
                 return k, place, row
-            if row.uri.endswith(text) or (len(text) >= 4 and row.id.startswith(text)):
+            names = (row.uri, unquote(row.uri, errors="surrogateescape"))  # as it is kept, and as a person types it
+            if any(name.endswith(text) for name in names) or (len(text) >= 4 and row.id.startswith(text)):
                 found.append((k, place, row))
     if len(found) != 1:
         some = ", ".join(row.id for _, _, row in found[:3])

@@ -94,6 +94,7 @@ def repair(
 ) -> None:  # fmt: skip
     """Verify, and make again what is damaged, nothing else."""
     from pipeline.care.forget import drop_sources
+    from pipeline.care.repair import Repair
     from pipeline.care.repair import repair as run
     from pipeline.cli.console import bars, err, print_json
     from pipeline.errors import Incomplete
@@ -102,16 +103,20 @@ def repair(
     ds, findings = look(config, only, relabel, as_json)
     for finding in findings:
         err.print(f"  {finding.sentence()}", markup=False)
+    result = Repair()
     if dry_run or not findings:
         err.print(f"repair: {len(findings)} findings{', nothing done' if findings else ''}.", markup=False)
-        return
-    with bars(f"Repair {config.root}", "shards", as_json) as progress:
-        result = run(ds, config, findings, lambda refs: steps_of(ds, config, refs), progress)
-    drop_sources(ds)
-    err.print(f"repair: {len(result.repaired)} repaired, {result.identical} with the committed digest.", markup=False)
+    else:
+        with bars(f"Repair {config.root}", "shards", as_json) as progress:
+            result = run(ds, config, findings, lambda refs: steps_of(ds, config, refs), progress)
+        drop_sources(ds)
+        err.print(
+            f"repair: {len(result.repaired)} repaired, {result.identical} with the committed digest.", markup=False
+        )
     if as_json:
         print_json(
             {
+                "findings": [f.sentence() for f in findings],
                 "repaired": [f.sentence() for f in result.repaired], "identical": result.identical,
                 "left": [{"finding": f.sentence(), "why": why} for f, why in result.left],
             }
@@ -139,12 +144,9 @@ def gc(
     from pipeline.dataset import Dataset
 
     ds = Dataset.open(settings(target, None).root)
-    if dry_run:
-        keys = garbage(ds, hours)
-    else:
-        keys = collect(ds, hours)
-        for text in drop or ():
-            keys += drop_recipe(ds, parse_ref(ds, text))
+    keys = garbage(ds, hours) if dry_run else collect(ds, hours)
+    for text in drop or ():
+        keys += drop_recipe(ds, parse_ref(ds, text), dry_run)
     for key in keys[:50]:
         err.print(f"  {key}", markup=False)
     err.print(f"gc: {len(keys)} files {'would go' if dry_run else 'deleted'}.", markup=False)
@@ -178,8 +180,14 @@ def retry(
         raise ConfigError(f"--reason {reason[0]}: nothing is quarantined for it. There are: {known}.")
     uris = {uri for uri, _, _ in chosen}
     report = take_in(ds, candidates_of(ds, uris, known_sources(ds, config.sources)))
-    err.print(f"retry: {len(uris)} inputs tried again, {report.new} can be used now.", markup=False)
-    result = report_ingest(report)
+    lost = len(uris) - report.new - report.known - len(report.duplicates) - len(report.quarantined)
+    err.print(f"retry: {len(uris) - lost} inputs tried again, {report.new} can be used now.", markup=False)
+    if lost:
+        err.print(
+            f"retry: {lost} inputs were found at no source that is known; name theirs to `manymodal ingest`.",
+            markup=False,
+        )
+    result = {**report_ingest(report), "not_found": lost}
     if as_json:
         print_json(result)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -50,13 +51,13 @@ class Bars:
 @contextlib.contextmanager
 def bars(title: str, unit: str = "shards", quiet: bool = False) -> Iterator[Bars]:
     """Bars under a title line, on stderr."""
-    err.print(f"[bold]{title}[/bold]")
+    err.print(title, style="bold", markup=False)
     if quiet or not sys.stderr.isatty():
         yield Bars(None, unit)
         return
     columns = (
-        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=err, transient=False) as live:
         yield Bars(live, unit)
@@ -64,13 +65,13 @@ def bars(title: str, unit: str = "shards", quiet: bool = False) -> Iterator[Bars
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A summary table on stderr; stdout is left to what a program reads."""
-    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+    grid = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
     numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     for name, right in zip(columns, numeric, strict=True):
         grid.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         grid.add_row(
-            *(f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else str(v) for v in row)
+            *(f"{v:,.1f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else escape(str(v)) for v in row)
         )
     err.print(grid)
 

@@ -57,12 +57,14 @@ def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str
     from pipeline.cli.console import bars
     from pipeline.dataset import Dataset
     from pipeline.errors import ConfigError
-    from pipeline.ingest.again import absolute
     from pipeline.ingest.ingest import ingest as run
+    from pipeline.ingest.sources import open_source
     from pipeline.run import record_run
 
     if not sources:
         raise ConfigError("ingest: no source is given. Name a folder, tar or list, or set `sources` in the config.")
+    for source in sources:
+        open_source(source)  # a mistyped one must not leave an empty data set behind
     ds = Dataset.create(config.root, config.name, config.shard_size)
     start = time.monotonic()
     with bars(f"Ingest into {config.root}", "images", quiet) as progress:
@@ -70,7 +72,7 @@ def run_ingest(config: Any, sources: list[str], quiet: bool = False) -> dict[str
     if report.new:
         record_run(
             ds, config, "ingest", seconds=round(time.monotonic() - start, 2), items=report.new,
-            sources=[absolute(s) for s in sources], duplicates=report.duplicates, quarantined=report.quarantined,
+            duplicates=report.duplicates, quarantined=report.quarantined,
         )  # fmt: skip
     return report_ingest(report)
 
@@ -194,5 +196,5 @@ def status(target: Target, as_json: AsJson = False) -> None:
         err.print(f"  {sentence}", markup=False)
     if found["damage"]:
         raise DamageError(
-            f"{len(found['damage'])} committed shards are damaged. Run the command that made them again; it redoes only those."
+            f"{len(found['damage'])} committed shards are damaged. `manymodal repair` makes again what can be made again."
         )

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from labelers.core.ahead import ahead
 from labelers.core.images import BadImage, decode, encode_png
-from pipeline.commits import Verified, data_key, retract
+from pipeline.commits import Verified, retract
 from pipeline.dataset import IMAGE_EXTS, Dataset
 from pipeline.errors import ConfigError, DamageError
+from pipeline.ingest.again import recorded
 from pipeline.ingest.candidate import Candidate, Unusable
 from pipeline.ingest.quarantine import Entry, append_quarantine
 from pipeline.ingest.sources import open_source
@@ -76,7 +77,8 @@ def ingest(ds: Dataset, specs: Sequence[str], progress: Progress = lambda *_: No
     """Append what is new in the sources to the data set. ConfigError where they hold no usable image and the data set
     neither.
     """
-    report = take_in(ds, chain.from_iterable([open_source(spec, exclude=ds.storage.url) for spec in specs]), progress)
+    sources = [recorded(ds, spec, open_source(spec, exclude=ds.storage.url)) for spec in specs]
+    report = take_in(ds, chain.from_iterable(sources), progress)
     if not report.samples:
         bad = report.quarantined
         found = f"{len(bad)} files, none usable; the first: {', '.join(bad[0][:2])}" if bad else "no image"
@@ -150,12 +152,10 @@ class _Spine:
                 self.catch_up()
 
     def _write(self, k: int, taken: Sequence[Taken]) -> None:
-        orphan = self.ds.commit_of("rgb", self.recipe, k)
-        if orphan is not None:
-            retract(self.ds.storage, orphan)  # of a run that ended before its index: no label was made from it
         ids = [t.row.id for t in taken]
         draft = Commit("rgb", self.recipe, k, shard_name(k, "tar"), 0, 0, "")
-        self.ds.storage.delete(data_key(draft))  # left without a commit; adopted, it would bring back old side-cars
+        # What a run left that ended before its index: no label was made from it, and adopted, it would bring back old side-cars.
+        retract(self.ds.storage, draft)
         write = partial(write_tar, modality="rgb", samples=[(t.row.id, t.members) for t in taken], inputs={})
         replace(self.ds, draft, write, verify_rgb, ids)
         if not self.ds.publish_index(k, [t.row for t in taken]):

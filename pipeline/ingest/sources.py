@@ -58,10 +58,15 @@ def open_source(spec: str, exclude: str | None = None) -> Iterator[Candidate]:
 
 
 def _expand(spec: str) -> list[str]:
-    """The names that the braces of a pattern of tars stand for; anything else as it is."""
+    """The names that the braces of a pattern of tars stand for; anything else as it is. ConfigError for lone braces."""
     from webdataset.shardlists import expand_urls
 
-    return expand_urls(spec) if "{" in spec and spec.endswith(".tar") else [spec]
+    try:
+        return expand_urls(spec) if "{" in spec and spec.endswith(".tar") else [spec]
+    except ValueError as error:
+        raise ConfigError(
+            f"{spec}: its braces cannot be read ({error}). Write them like x-{{00000..00041}}.tar."
+        ) from None
 
 
 def _read_tars(pattern: str) -> Iterator[Candidate]:

@@ -31,6 +31,7 @@ from pipeline.ingest.candidate import (
 )  # fmt: skip
 
 _BLOCK = 512
+MAX_GROUP = 64  # images and side-cars that are kept in memory in the hope that they are one sample
 
 
 class _Cut(Exception):
@@ -63,8 +64,8 @@ def _samples(path: Path) -> Iterator[Candidate]:
                 if info.isdir() or extension(info.name) not in (*IMAGE_EXTS, *SIDECAR_EXTS):
                     continue  # no sample of ours
                 problem = _problem(info)
-                base = base_plus_ext(info.name)[0] or info.name.rpartition(".")[0]  # webdataset has no key for ".a.jpg"
-                if base != key or info.name in group:
+                base = base_plus_ext(info.name)[0] or _stem(info.name)  # webdataset has no key for ".a.jpg"
+                if base != key or info.name in group or _too_many(group, info.name):
                     yield from _candidates(path, group)
                     samples += bool(group)
                     key, group = base, {}
@@ -142,10 +143,29 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return data
 
 
+def _stem(name: str) -> str:
+    """All before the last extension."""
+    return name.rpartition(".")[0]
+
+
+def _too_many(group: dict[str, bytes], name: str) -> bool:
+    """Whether a group of names with dots (IMG_2024.01.01.jpg, IMG_2024.01.02.jpg, ...) is no sample but a whole album."""
+    return len(group) >= MAX_GROUP and all(_stem(name) != _stem(other) for other in group)
+
+
 def _candidates(path: Path, group: dict[str, bytes]) -> Iterator[Candidate]:
-    """One candidate an image of the group, each with the group's side-cars."""
-    sidecars = {ext: data for name, data in group.items() if (ext := extension(name)) in SIDECAR_EXTS}
+    """One candidate an image of the group. Side-cars go to the images of their own stem; one that is the only one of its
+    kind and has no such image belongs to all of them, as in webdataset.
+    """
+    images = {name: data for name, data in group.items() if extension(name) in IMAGE_EXTS}
+    stems = {_stem(name) for name in images}
+    by_ext: dict[str, dict[str, bytes]] = {}  # extension -> stem -> side-car
     for name, data in group.items():
-        if extension(name) in IMAGE_EXTS:
-            payload = Payload(data, sidecars)
-            yield Candidate(uri_of(path, name), lambda payload=payload: payload)  # type: ignore[misc]
+        if name not in images:
+            by_ext.setdefault(extension(name), {})[_stem(name)] = data
+    lone = {ext: found for ext, found in by_ext.items() if len(found) == 1 and not stems & found.keys()}
+    shared = {ext: next(iter(found.values())) for ext, found in lone.items()}
+    for name, data in images.items():
+        own = {ext: found[_stem(name)] for ext, found in by_ext.items() if _stem(name) in found}
+        payload = Payload(data, {**shared, **own})
+        yield Candidate(uri_of(path, name), lambda payload=payload: payload)  # type: ignore[misc]

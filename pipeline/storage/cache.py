@@ -7,7 +7,6 @@ folder; it makes room, the least recently used first, for newer ones once all ar
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import DISK_TROUBLE, ConfigError, StorageError
 
 GRACE_S = 60.0  # a copy that was just handed out is left alone: its reader may not have opened it yet
 LEFT_S = 24 * 3600.0  # temporary files this old belong to nobody
@@ -59,19 +58,11 @@ class Cache:
         return path[0], path[1].name.rpartition("~")[0]
 
     def add(self, name: str, fill: Callable[[IO[bytes]], tuple[str, str]]) -> Path:
-        """A new copy: fill(file) writes it and returns (version, sha256 or ''). StorageError where the disk is full."""
+        """A new copy: fill(file) writes it and returns (version, sha256 or '')."""
         with self.scratch() as folder:
             temporary = folder / "copy"
-            try:
-                with temporary.open("w+b") as sink:
-                    version, sha256 = fill(sink)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise StorageError(
-                    f"No space is left in {self.folder}. Free some, or set MANYMODAL_CACHE to a larger disk "
-                    "or MANYMODAL_S3_CACHE_GB to less; the same command resumes."
-                ) from None
+            with temporary.open("w+b") as sink:
+                version, sha256 = fill(sink)
             if not sha256:
                 with temporary.open("rb") as copied:
                     sha256 = hashlib.file_digest(copied, "sha256").hexdigest()
@@ -83,7 +74,7 @@ class Cache:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A fresh folder for temporary files, removed at the end."""
+        """A fresh folder for temporary files, removed at the end. StorageError where the disk is full or fails."""
         folder = self.folder / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         try:
             folder.mkdir(parents=True)
@@ -91,6 +82,13 @@ class Cache:
             raise StorageError(f"{self.folder} cannot be written ({error.strerror}). Set MANYMODAL_CACHE.") from error
         try:
             yield folder
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            raise StorageError(
+                f"{self.folder} cannot be written ({error.strerror}). Free some space, or set MANYMODAL_CACHE to a larger disk "
+                "or MANYMODAL_S3_CACHE_GB to less; the same command resumes."
+            ) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.errors import StorageError
+from pipeline.errors import DISK_TROUBLE, ConfigError, StorageError
 from pipeline.storage.interface import Entry, plain
 
 RACES = 100  # how often the empty folder of temporary files may vanish under an attempt
@@ -28,7 +28,7 @@ def _explained(root: Path) -> Iterator[None]:
     except (NotADirectoryError, IsADirectoryError) as error:
         raise FileNotFoundError(errno.ENOENT, "no such file", error.filename) from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             why = f"No space is left on the disk of {root}. Free some and run the same command again; it resumes."
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             why = f"{root} cannot be written ({error.strerror}). Check its rights, then run the same command again."
@@ -169,14 +169,21 @@ class LocalStorage:
     def scratch(self) -> Iterator[Path]:
         folder = self.root / self.SCRATCH / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         with _explained(self.root):
-            for _ in range(RACES):
-                with contextlib.suppress(FileNotFoundError):  # another attempt that ended took the empty parent away
+            try:
+                for _ in range(RACES):
+                    # Another attempt that ended took the empty parent away.
+                    with contextlib.suppress(FileNotFoundError):
+                        folder.mkdir(parents=True)
+                        break
+                else:
                     folder.mkdir(parents=True)
-                    break
-            else:
-                folder.mkdir(parents=True)
+            except NotADirectoryError:
+                raise ConfigError(f"{self.root}: there is a file where a folder must be. Name another place.") from None
         try:
             yield folder
+        except OSError as error:
+            with _explained(self.root) if error.errno in DISK_TROUBLE else contextlib.nullcontext():
+                raise
         finally:
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 F1 F2 F3 F16 F25   test_kill            killed at random, at each step, drivers, samples that kill, signals
 F4                 test_nodes           a node removed or frozen; test_joining (fuzz): one that joins, one without the program
 F5 F6 F7 F12 F13   test_damage          writers that raise, racers, unsure commits, full disks, damaged files
+F13                test_repair          sound files whose commit, index or makers are lost
 F8 F9 F10 F11      test_s3              an object store that fails, refuses, cuts short, or loses its client
 F14                tests/pipeline/ingest/test_odd_images, and through every labeler tests/labelers/corpus
 F15 F19 F20 F24    test_labelers        labelers that misbehave, settings that change, inputs read half

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,30 @@ def rename(root: Path) -> None:
     commit_path(root, "fake_sum", 1).rename(commit_path(root, "fake_sum", 9))
 
 
+def spoil_record(root: Path) -> None:
+    commit_path(root, "fake_map", 1).write_bytes(b"{")
+
+
+def mistake_record(root: Path) -> None:
+    commit_path(root, "fake_map", 1).write_bytes(commit_path(root, "fake_map", 2).read_bytes())
+
+
+def uncommit_image(root: Path) -> None:
+    commit_path(root, "rgb", 1).unlink()
+
+
+def spoil_image_record(root: Path) -> None:
+    commit_path(root, "rgb", 1).write_bytes(b"{")
+
+
+def lose_a_modality(root: Path) -> None:
+    shutil.rmtree(path_of(root, "fake_sum", 1).parent)
+
+
+def lose_images(root: Path) -> None:
+    shutil.rmtree(root / "rgb")
+
+
 def spoil_image(root: Path) -> None:
     path = root / "rgb" / "shard-000001.tar"
     data = bytearray(path.read_bytes())
@@ -193,6 +218,12 @@ def find(root: Path) -> list[Finding]:
         (delete, {("fake_sum", 1, "missing")}),
         (rename, {("fake_sum", 1, "missing"), ("fake_sum", 1, "not made"), ("fake_sum", 9, "commit")}),
         (spoil_image, {("rgb", 1, "digest")}),
+        (spoil_record, {("fake_map", 1, "commit")}),
+        (mistake_record, {("fake_map", 1, "commit")}),
+        (uncommit_image, {("rgb", 1, "uncommitted")}),
+        (spoil_image_record, {("rgb", 1, "commit")}),
+        (lose_a_modality, {("fake_sum", k, "not made") for k in range(4)}),
+        (lose_images, {("rgb", k, "not made") for k in range(4)}),
     ],
 )
 def test_f13_verify_names_it_and_repair_restores_it(
@@ -207,7 +238,7 @@ def test_f13_verify_names_it_and_repair_restores_it(
     found = {(f.modality, f.shard, f.kind) for f in find(root)}
     assert found <= kinds
     assert {k for k in kinds if k[2] not in ("missing", "not made")} <= found
-    assert found
+    assert {k[1] for k in kinds} == {k[1] for k in found}
     ds = Dataset.open(str(root))
     config = config.model_copy(update={"sources": [str(tmp_path / "photos")]})
     result = repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)

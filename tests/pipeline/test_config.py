@@ -80,10 +80,18 @@ def test_set_overrides_and_root_counts_from_the_file(tmp_path: Path) -> None:
     config = load_config(path, ["tokens.views=8", "labelers.canny_edge.params.low=10", "executor=local"])
     assert (config.tokens.views, config.labelers["canny_edge"].params["low"], config.executor) == (8, 10, "local")
     assert Path(config.root) == tmp_path / "data"
+    for text in ("name=a: b: c", "labelers={a"):
+        with pytest.raises(ConfigError, match=f"--set {text}: the value is not YAML"):
+            load_config(path, [text])
     with pytest.raises(ConfigError, match="expected key"):
         load_config(path, ["tokens.views"])
     with pytest.raises(ConfigError, match="no section"):
         load_config(path, ["executor.x=1", "executor.x.y=1"])
+
+
+def test_a_root_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load_config(write(tmp_path, "root: ~/data")).root == "/home/somebody/data"
 
 
 def test_a_folder_is_its_own_root(tmp_path: Path) -> None:

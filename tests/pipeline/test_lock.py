@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import lock
 from pipeline.errors import Incomplete, StorageError
 from pipeline.lock import exclusive, here
 from pipeline.storage import LocalStorage
@@ -55,6 +56,18 @@ def test_a_living_holder_is_waited_for_and_its_lease_ends(tmp_path: Path, host: 
     os.utime(tmp_path / "_locks/x/000000001.lock", (1, 1))
     with exclusive(LocalStorage(tmp_path), "x", patience_s=0.1):
         pass
+
+
+def test_a_long_wait_says_once_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold(tmp_path, 4711, "elsewhere/boot/pid")
+    monkeypatch.setattr(lock, "SAY_AFTER_S", 0.0)
+    with pytest.raises(Incomplete), exclusive(LocalStorage(tmp_path), "x", patience_s=0.3):
+        pass
+    assert [r.message for r in caplog.records] == [
+        f"{tmp_path}/_locks/x: waiting for process 4711 on elsewhere, which holds it."
+    ]
 
 
 def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

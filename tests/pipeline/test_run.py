@@ -52,6 +52,8 @@ def test_another_parameter_is_another_recipe_beside_the_old_one(root: Path) -> N
     assert ds.manifest(old.version) == old
     back = label(ds, fake_config(root))
     assert back.todo == 0, "going back is no work"
+    [note] = back.notes
+    assert all(f"{name}@{rid} (before: " in note for name, rid in old.modalities.items() if name.startswith("fake_"))
     assert ds.manifest().modalities == old.modalities
 
 

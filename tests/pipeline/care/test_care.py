@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from pipeline.care.diff import diff, label_column
 from pipeline.care.forget import forget, removed
 from pipeline.care.garbage import drop
 from pipeline.care.promote import go_back, parse_ref, promote
+from pipeline.care.repair import repair
 from pipeline.care.verify import verify
 from pipeline.care.why import find_sample, lines, why
-from pipeline.cli.care import reader_of
+from pipeline.cli.care import reader_of, steps_of
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamageError
+from pipeline.ingest.candidate import uri_of
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
 from pipeline.records import Commit
 from tests.faults.world import label_all, new_world
+from tests.pipeline.ingest.gather import write_photos
 from tests.world import all_modalities_with_fakes, assert_world, fake_config, snapshot
 
 
@@ -94,6 +98,50 @@ def test_forget_half_way_is_completed_by_the_same_command(
     assert label(ds, fake_config(root, "b")).todo == 0
 
 
+def test_a_damaged_shard_is_not_written_again_as_if_it_were_sound(
+    world: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    root, _ = world
+    ds, config = Dataset.open(str(root)), fake_config(root, "b")
+    victim, other = ds.ids(1)[:2]
+    path, whole = root / "rgb" / "shard-000001.tar", dict(ds.image_files(1))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(whole[other]["png"], whole[other]["png"][:-5] + b"?" + whole[other]["png"][-4:]))
+    with pytest.raises(DamageError, match="Run `manymodal repair`"):
+        forget(Dataset.open(str(root)), [victim], lambda name: None)
+    assert {(f.modality, f.shard, f.kind) for f in verify(ds, reader_of)} == {("rgb", 1, "digest")}
+    config = config.model_copy(update={"sources": [str(tmp_path / "photos")]})
+    repair(ds, config, verify(ds, reader_of), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    assert whole[victim]["png"] not in path.read_bytes(), "repair knows that it was removed"
+    forget(Dataset.open(str(root)), [victim], lambda name: None)
+    assert verify(ds, reader_of) == []
+    assert dict(Dataset.open(str(root)).image_files(1))[other] == whole[other]
+
+
+@pytest.mark.parametrize("damage", ["record", "record and file"])
+def test_repair_does_not_bring_back_what_was_forgotten(
+    world: tuple[Path, list[str]], tmp_path: Path, damage: str
+) -> None:
+    root, _ = world
+    ds = Dataset.open(str(root))
+    config = fake_config(root, "b").model_copy(update={"sources": [str(tmp_path / "photos")]})
+    victim, path, record = ds.ids(1)[0], root / "rgb/shard-000001.tar", root / "rgb/_commits/shard-000001.json"
+    with_it = path.read_bytes(), record.read_bytes()
+    forget(ds, [victim], lambda name: None)
+    whole = path.read_bytes()
+    record.unlink()
+    if damage == "record and file":
+        path.unlink()
+    repair(ds, config, verify(ds, reader_of), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    assert path.read_bytes() == whole and verify(ds, reader_of) == []
+    path.write_bytes(with_it[0])
+    record.write_bytes(with_it[1])
+    [found] = [f for f in verify(ds, reader_of) if f.modality == "rgb"]
+    assert (found.shard, found.kind) == (1, "removed") and victim in found.what
+    forget(ds, [victim], lambda name: None)
+    assert path.read_bytes() == whole and verify(ds, reader_of) == []
+
+
 def test_unknown_ids_are_refused_before_anything_changes(world: tuple[Path, list[str]]) -> None:
     root, ids = world
     before = snapshot(root)
@@ -117,6 +165,10 @@ def test_promote_switches_and_goes_back(world: tuple[Path, list[str]]) -> None:
     assert_world(root, ids, fake_config(root, "b"), "b")
     with pytest.raises(ConfigError, match="no manifest 99"):
         go_back(ds, 99)
+    drop(ds, ("fake_map", old["fake_map"]))
+    old_version = next(v for v in range(1, now.version) if ds.manifest(v).modalities.get("fake_map") == old["fake_map"])
+    with pytest.raises(ConfigError, match="has 0 of 3 shards"):
+        go_back(ds, old_version)
 
 
 def test_incomplete_recipes_are_not_promoted(world: tuple[Path, list[str]]) -> None:
@@ -135,7 +187,10 @@ def test_drop_removes_an_old_recipe_and_never_a_needed_one(world: tuple[Path, li
     with pytest.raises(ConfigError, match="is current"):
         drop(ds, current)
     old = next(parse_ref(ds, p.name) for p in root.glob("fake_map@*") if not p.name.endswith(current[1]))
-    assert drop(ds, old)
+    before = snapshot(root)
+    keys = drop(ds, old, dry_run=True)
+    assert len(keys) == 6 and snapshot(root) == before
+    assert drop(ds, old) == keys
     assert not (root / f"fake_map@{old[1]}").exists()
     assert_world(root, ids, fake_config(root, "b"), "b")
 
@@ -155,6 +210,14 @@ def test_why_tells_the_whole_chain(world: tuple[Path, list[str]]) -> None:
         find_sample(ds, "nothing.png")
     with pytest.raises(ConfigError, match="samples fit"):
         find_sample(ds, ".png")
+
+
+def test_samples_are_found_by_the_names_a_person_types(tmp_path: Path) -> None:
+    ds = Dataset.create(str(tmp_path / "ds"), "x", 4)
+    names = ["my photo.png", "föö.png", os.fsdecode(b"f\xf6n.png")]
+    folder = write_photos(tmp_path / "photos", *names)
+    ingest(ds, [str(folder)])
+    assert [find_sample(ds, name)[2].uri for name in names] == [uri_of(folder / name) for name in names]
 
 
 def test_diff_counts_and_ranks(world: tuple[Path, list[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset import Dataset
 from tests.pipeline.conftest import Command
 from tests.world import fake_photos, snapshot
 
@@ -110,11 +112,61 @@ def test_usage_and_configuration_errors_exit_2(tmp_path: Path, command: Command)
         (("labl", "x"), "labl"),
         (("demo", "--images", tmp_path / "absent", "--out", tmp_path / "o"), "no such folder"),
         (("label", tmp_path / "d", "--executor", "rya"), "executor"),
+        (("ingest", tmp_path / "e", tmp_path / "absent"), "no such file or folder"),
+        (("ingest", photos / "p0000.png", photos), "a file where a folder must be"),
+        (("init", photos / "p0000.png"), "a file where a folder must be"),
     ):
         said = command(*words)
         assert said.code == 2, (words, said)
         assert says in said.err, (words, said.err)
         assert "Traceback" not in said.err
+    assert not (tmp_path / "e").exists(), "a mistyped source leaves no data set behind"
+
+
+def test_a_root_may_look_like_markup(tmp_path: Path, command: Command) -> None:
+    root = tmp_path / "q[" / "2024]"
+    said = command("ingest", root, fake_photos(tmp_path / "photos", 1), "--set", "name='[/x]'")
+    assert said.code == 0 and f"Ingest into {root}" in said.err
+    said = command("status", root)
+    assert said.code == 0 and "[/x]: 1 samples" in said.err
+
+
+def test_repair_prints_one_object_whatever_it_did(data: Path, command: Command) -> None:
+    next(data.glob("canny_edge@*/shard-000001.tar")).unlink()
+    for words, counts in ((("--dry-run",), (1, 0)), ((), (1, 1)), ((), (0, 0))):
+        said = command("repair", data, "--json", *CHEAP, *words)
+        found = json.loads(said.out)
+        assert (said.code, len(found["findings"]), len(found["repaired"]), found["left"]) == (0, *counts, [])
+
+
+def test_gc_says_what_dropping_would_delete(data: Path, command: Command) -> None:
+    old = next(path.name for path in data.glob("canny_edge@*"))
+    assert command("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40").code == 0
+    before = snapshot(data)
+    said = command("gc", data, "--drop", old, "--dry-run", "--json")
+    assert said.code == 0 and len(json.loads(said.out)["garbage"]) == 4 and "4 files would go" in said.err
+    assert snapshot(data) == before
+
+
+def test_damaged_images_are_never_said_to_be_deleted_or_labelled(data: Path, command: Command) -> None:
+    (data / "rgb" / "_commits" / "shard-000000.json").write_bytes(b"{")
+    path = data / "rgb" / "shard-000001.tar"
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAU"))
+    again = ("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40")
+    for words, code in ((("status", data), 3), (again, 1), (("why", data, "p0000.png", "rgb"), 3)):
+        said = command(*words)
+        assert said.code == code and "`manymodal repair`" in said.err, said
+        assert "elete" not in said.err and "run `manymodal label`" not in said.err.replace("Run", "run")
+
+
+def test_retry_says_what_it_did_not_find(tmp_path: Path, command: Command) -> None:
+    root, photos = tmp_path / "data", fake_photos(tmp_path / "photos", 2)
+    (photos / "bad.png").write_bytes(b"")
+    assert command("ingest", root, photos).code == 0
+    photos.rename(tmp_path / "elsewhere")
+    said = command("retry", root, "--json")
+    assert said.code == 0 and json.loads(said.out)["not_found"] == 1
+    assert "0 inputs tried again" in said.err and "1 inputs were found at no source" in said.err
 
 
 def test_a_missing_weight_and_a_wrong_digest_exit_2(tmp_path: Path, command: Command) -> None:
@@ -133,8 +185,6 @@ def test_a_missing_weight_and_a_wrong_digest_exit_2(tmp_path: Path, command: Com
 def test_a_full_disk_exits_4_and_the_same_command_resumes(
     data: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-
     words = ("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40")
     link = os.link
     calls = 0
@@ -154,6 +204,27 @@ def test_a_full_disk_exits_4_and_the_same_command_resumes(
     monkeypatch.setattr(os, "link", link)
     assert command(*words).code == 0
     assert not (data / "_tmp").exists()
+
+
+def test_a_disk_that_is_full_while_a_shard_is_written_exits_4(
+    data: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_photos(tmp_path / "photos", 9)
+    label = ("label", data, *CHEAP, "--set", "labelers.canny_edge.params.low=40")
+    ingest = ("ingest", data, tmp_path / "photos", "--set", "shard_size=5")
+    commands = (label, ingest, ("forget", data, Dataset.open(str(data)).ids(0)[0]))
+    with monkeypatch.context() as patch:
+        for writer in ("label_shard.write_stored", "ingest.ingest.write_tar", "care.forget.write_tar"):
+            patch.setattr(f"pipeline.{writer}", full_disk)
+        for words in commands:
+            said = command(*words)
+            assert said.code == 4 and "No space is left" in said.err and "Traceback" not in said.err, said
+    for words in commands:
+        assert command(*words).code == 0
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_unreachable_index_exits_4(data: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

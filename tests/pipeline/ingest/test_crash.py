@@ -14,6 +14,8 @@ from pipeline import shard_task
 from pipeline.commits import Verify, commit_shard
 from pipeline.dataset import Dataset
 from pipeline.errors import StorageError
+from pipeline.ingest.again import candidates_of, known_sources
+from pipeline.ingest.candidate import uri_of
 from pipeline.ingest.ingest import ingest
 from pipeline.ingest.quarantine import read_quarantine
 from pipeline.records import Commit, IndexRow
@@ -96,6 +98,18 @@ def test_a_crash_and_then_a_better_caption(ds: Dataset, tmp_path: Path, monkeypa
     (folder / "0000.txt").write_text("right")
     ingest(ds, [str(folder)])
     assert samples(ds)[0].sidecars["txt"] == b"right"
+
+
+def test_a_crash_in_the_first_shard_leaves_the_name_of_the_source(
+    ds: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [numbered(tmp_path / name, 4) for name in ("photos", os.fsdecode(b"ph\xf6tos"))]
+    crash_in_step(monkeypatch, 0, "written")
+    for folder in folders:
+        with pytest.raises(Crash):
+            ingest(ds, [str(folder)])
+    assert set(known_sources(ds)) == {str(folder) for folder in folders}
+    assert len(list(candidates_of(ds, [uri_of(folders[1] / "0001.png")], known_sources(ds)))) == 1
 
 
 def test_a_full_disk_ends_the_run_and_the_next_one_completes_it(

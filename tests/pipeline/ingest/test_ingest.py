@@ -164,6 +164,7 @@ def wrong_kind(folder: Path) -> str:
         (nothing, "no image"), (text_only, "no image"), (bad_only, r"1 files, none usable.*a\.jpg, empty"),
         (empty_tar, "no image"), (bad_list, "cannot be read as a list"), (wrong_kind, "neither a folder"),
         (lambda folder: f"{folder}/absent", "no such file or folder"), (lambda _: "https://example.org/x.tar", "Copy it here"),
+        (lambda folder: f"{folder}/{{a.tar", "its braces cannot be read"),
         (lambda _: "pipe:cat x.tar", "Copy it here"), (lambda folder: f"{folder}/x-{{0..3}}.tar", "4 of 4 tars do not exist"),
     ],
 )  # fmt: skip

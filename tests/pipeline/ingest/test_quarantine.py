@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset import Dataset
-from pipeline.errors import DamageError
-from pipeline.ingest.ingest import ingest
-from pipeline.ingest.quarantine import SCHEMA, append_quarantine, read_quarantine
+from pipeline.errors import ConfigError, DamageError
+from pipeline.ingest.again import candidates_of, known_sources
+from pipeline.ingest.ingest import ingest, take_in
+from pipeline.ingest.quarantine import SCHEMA, append_quarantine, pending, read_quarantine
 from pipeline.shards import read_parquet
 from tests.pipeline.ingest.gather import samples, write_photos
 from tests.world import snapshot
@@ -72,6 +73,18 @@ def test_a_damaged_file_is_said_and_not_passed_over(ds: Dataset, tmp_path: Path)
     (tmp_path / "ds" / key).write_bytes(b"PAR1")
     with pytest.raises(DamageError, match="not a whole Parquet file"):
         read_quarantine(ds)
+
+
+def test_the_source_of_what_was_only_quarantined_is_known(ds: Dataset, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", "a.png")
+    whole = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(whole[:30])
+    for source in (photos, tmp_path / "ds"):
+        with pytest.raises(ConfigError, match="none usable|no image"):
+            ingest(ds, [str(source)])
+    (photos / "a.png").write_bytes(whole)
+    assert known_sources(ds) == [str(photos)], "and none that held nothing"
+    assert take_in(ds, candidates_of(ds, [uri for uri, _, _ in pending(ds)], known_sources(ds))).new == 1
 
 
 def test_what_was_mended_becomes_a_sample_and_its_entry_stays_as_history(ds: Dataset, tmp_path: Path) -> None:

@@ -72,6 +72,18 @@ def test_sidecars_go_to_every_image_of_their_key_and_to_no_other(tmp_path: Path)
     }  # fmt: skip
 
 
+def test_names_with_dots_have_their_own_sidecars(tmp_path: Path) -> None:
+    days = [f"IMG_2024.01.{day:02d}" for day in range(1, 4)]
+    members = [member(f"{day}.{ext}", photo(i) if ext == "png" else day.encode())
+               for i, day in enumerate(days) for ext in ("png", "txt")]  # fmt: skip
+    extra = member("IMG_2024.01.04.png", photo(9)), member("IMG_2024.json", b"{}")
+    for order in (members, [*members[::2], *members[1::2]]):
+        found = source(write_members(tmp_path / "x.tar", *order, *extra))
+        assert {shown(uri): dict(payload.sidecars) for uri, payload in found if isinstance(payload, Payload)} == {
+            **{f"{day}.png": {"txt": day.encode(), "json": b"{}"} for day in days}, "IMG_2024.01.04.png": {"json": b"{}"}
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize("fmt", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 @pytest.mark.parametrize(
     "name", ["n" * 236 + ".png", "with space.png", "ünï.png", "-x.png", "./dot.png", ".hidden.png", "\udcff.png"]
@@ -219,9 +231,11 @@ def test_a_machine_in_trouble_is_not_a_cut_tar(tmp_path: Path, monkeypatch: pyte
         source(path)
 
 
-def test_memory_does_not_grow_with_the_tar(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{:04d}", "IMG.{:04d}"])
+def test_memory_does_not_grow_with_the_tar(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "MAX_GROUP", 2)
     row = {"png": bytes(1 << 20)}
-    path = write_tar_of(tmp_path / "x.tar", ({"__key__": f"{i:04d}", **row} for i in range(24)))
+    path = write_tar_of(tmp_path / "x.tar", ({"__key__": name.format(i), **row} for i in range(24)))
     tracemalloc.start()
     count = sum(1 for _ in read_tar(path))
     peak = tracemalloc.get_traced_memory()[1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StorageError
 from pipeline.storage import LocalStorage, Storage
 from pipeline.storage.cache import Cache
 from pipeline.storage.s3 import S3Storage
@@ -128,6 +131,14 @@ def test_scratch_is_swept_even_after_an_error(storage: Storage) -> None:
         fail_half_way()
     assert not kept[0].exists()
     assert storage.list("") == {}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_disk_that_fails_under_a_temporary_file_is_said(storage: Storage, code: int) -> None:
+    with pytest.raises(StorageError, match="Free some|again"), storage.scratch():
+        raise OSError(code, os.strerror(code), "somewhere")
+    with pytest.raises(BrokenPipeError), storage.scratch():
+        raise BrokenPipeError(errno.EPIPE, "nothing of the disk's")
 
 
 def test_requests_are_as_large_as_the_sizing_counts_them() -> None:

@@ -75,6 +75,13 @@ def test_a_failing_disk_is_one_sentence_and_exit_4(tmp_path: Path, monkeypatch: 
     assert LocalStorage(tmp_path).list("depth") == {}
 
 
+def test_a_file_where_the_root_should_be_is_a_wrong_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for root in ("file", "file/below"):
+        with pytest.raises(ConfigError, match="a file where a folder must be"):
+            LocalStorage(tmp_path / root).put_if_absent("k", b"")
+
+
 def test_folders_and_buckets(tmp_path: Path) -> None:
     assert open_storage(f"file://{tmp_path}").url == str(tmp_path)
     assert open_storage("s3://bucket/a/b/").url == "s3://bucket/a/b"
