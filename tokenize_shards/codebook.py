@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenize_shards.patches import kmeans, nearest
-from tokenize_shards.world import add_up, take_from_first, this_worker
+from tokenize_shards.world import add_up, take_from_first
 
 
 class Codebook(nn.Module):
@@ -69,26 +69,29 @@ class Codebook(nn.Module):
         ids = self.index(z)
         codes = self.lookup(ids)
         commitment = (z - codes).square().sum(-1).mean()
-        if self.training and bool(torch.isfinite(z).all()):
+        if self.training:
             self._follow(z.detach(), ids)
         return z + (codes - z).detach(), commitment
 
     @torch.no_grad()
     def _follow(self, z: Tensor, ids: Tensor) -> None:
-        n, dim = len(z), z.shape[-1]
+        dim = z.shape[-1]
         flat = (ids + torch.arange(self.heads, device=ids.device) * self.codes).reshape(-1)
         counts = torch.bincount(flat, minlength=self.heads * self.codes).to(z.dtype).view_as(self.size)
         sums = z.new_zeros(self.heads * self.codes, dim).index_add_(0, flat, z.reshape(-1, dim)).view_as(self.total)
         add_up(counts, sums)
-        n *= this_worker().size
+        # All that is decided here comes from sums over the workers: whose batch differs in size, or is not finite, must
+        # exchange neither more nor less than the others.
+        if not bool(torch.isfinite(sums).all()):
+            return
         self.size.lerp_(counts, 1 - self.decay)
         self.total.lerp_(sums, 1 - self.decay)
         moved = self.total / self.size.clamp(min=1e-8)[..., None]
         self.embed.copy_(F.normalize(moved, dim=-1) if self.cosine else moved)
         self.chance[1] += 1
-        floor = self.dead * n / self.codes
+        floor = self.dead * float(counts[0].sum()) / self.codes
         head, code = (self.size < floor).nonzero().unbind(1)
-        if len(head):  # for every worker alike: sizes are sums over them
+        if len(head):
             generator = torch.Generator().manual_seed(int(self.chance[0]) * 1_000_003 + int(self.chance[1]))
             rows = torch.randint(len(z), (len(head),), generator=generator).to(z.device)
             self.embed[head, code] = z[rows, head]

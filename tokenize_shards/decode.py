@@ -8,7 +8,7 @@ labels it came from (`frame.py`): what is lost between the two is what tokenizat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -112,12 +112,11 @@ def decode(
         raise ConfigError(
             f"{unknown[0] if unknown else ds.storage.url}: has no tokens. There are: {', '.join(have) or 'none'}."
         )
-    targets = []
-    for name in only or have:
-        if spec_of(ds.recipe(have[name])).kind == "values":
-            if name in only:
-                raise ConfigError(f"{name}: holds the labels as they are, so there is nothing to decode.")
-            continue
+    targets, problems = [], {name: why for name in only or have if (why := _problem(ds.recipe(have[name])))}
+    if problems and (only or len(problems) == len(have)):
+        name = next(iter(problems))
+        raise ConfigError(f"{name}: {problems[name]}")
+    for name in [name for name in only or have if name not in problems]:
         recipe = decode_recipe(ds, (name, have[name]), view)
         modality_of(recipe["modality"])
         targets.append(target_of(ds, (recipe["modality"], ds.put_recipe(recipe))))
@@ -128,6 +127,13 @@ def decode(
         if report.done:
             write_pack(ds.storage, *target.output)
     return report, [target.output for target in chosen]
+
+
+def _problem(recipe: Mapping[str, Any]) -> str:
+    """Why tokens of a recipe cannot be decoded; "" where they can."""
+    if recipe["params"]["spec"]["kind"] == "values":
+        return "holds the labels as they are, so there is nothing to decode."
+    return "" if recipe["weights"] else "its tokens were imported without their tokenizer, so they cannot be decoded."
 
 
 @dataclass(frozen=True)

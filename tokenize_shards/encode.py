@@ -14,6 +14,7 @@ import numpy as np
 from labelers.core.labeler import Labeler
 from labelers.core.modality import Null
 from pipeline.batches import one_line
+from pipeline.suspects import Suspects
 from tokenize_shards.inputs import Cut, OnView, ShardViews, chunks
 from tokenize_shards.shards import Row
 from tokenize_shards.table import TokenSpec
@@ -23,10 +24,11 @@ CHUNK = 64  # views that are read, labelled and encoded at a time
 
 
 def encode_shard(
-    shard: ShardViews, specs: Sequence[TokenSpec], recipe: str, tokenizers: Mapping[str, Tokenizer], labeler: Labeler | None
+    shard: ShardViews, specs: Sequence[TokenSpec], recipe: str, tokenizers: Mapping[str, Tokenizer],
+    labeler: Labeler | None, suspects: Suspects | None = None,
 ) -> dict[str, list[Row]]:  # fmt: skip
     """The rows of tokens of a shard, by token modality: of labels stored under `recipe`, or of what the labeler makes of
-    each view.
+    each view, row by row where one of them is suspected to kill the workers.
     """
     size = max(1, CHUNK // len(shard.numbers))
     found: dict[str, list[Row]] = {spec.name: [] for spec in specs}
@@ -35,8 +37,8 @@ def encode_shard(
             for cut in chunks(shard.stream(spec, recipe), size):
                 found[spec.name] += encode_rows(tokenizers[spec.name], cut)
         return found
-    runs = OnView(labeler, specs)
-    for views in chunks(shard.stream_pixels(runs), size):
+    runs = OnView(labeler, specs, suspects)
+    for views in chunks(shard.stream_pixels(runs), 1 if suspects else size):
         for name, rows in runs.label(views).items():
             found[name] += encode_rows(tokenizers[name], rows)
     runs.close()

@@ -85,7 +85,9 @@ def fit_together(ds: Dataset, config: Config, only: Sequence[str], again: bool) 
     from pipeline.execution.ray_train import run_workers
 
     before = ds.manifest().tokenizers
-    settings = {"config": config.model_dump(), "only": list(only), "again": again}
+    # By its full name: workers run in folders of their own.
+    found = config.model_copy(update={"root": ds.storage.url})
+    settings = {"config": found.model_dump(), "only": list(only), "again": again}
     run_workers(fit_as_worker, settings, config.tokens.fit_workers, torch.cuda.is_available())
     after = ds.manifest().tokenizers
     return {name: fit_report(ds, name) or {} for name in after if again or after[name] != before.get(name)}

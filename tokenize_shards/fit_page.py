@@ -51,7 +51,7 @@ def render_fit(spec: TokenSpec, tokenizer: Tokenizer, report: FitReport, data: F
         title=f"{spec.name}: a fit", subtitle=f"{spec.modality} to {into}",
         columns=[spec.modality], rows=rows, figures=figures,
         fits=[FitCurve(spec.modality, [loss for _, loss in report.losses], report.seconds, result)],
-        photos="Views and what their tokens give back", kinds=_LINES,
+        photos="Views and what their tokens give back", row="view", kinds=_LINES,
         made="Views that took no part in fitting." if held else "Nothing was held out: these views were learned from.",
     )  # fmt: skip
     render_page(page, out)

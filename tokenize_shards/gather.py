@@ -5,7 +5,7 @@ streamed shard by shard.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,8 @@ class Gatherer:
         limit = self.buffer or MAX_VIEWS["on_view" if labeler else "cut"]
         rows, views = self._rows(limit)
         apart = self._heldout_rows(rows, views, limit)
+        # Of now to the end of the fit, though labels may be replaced meanwhile.
+        reads = {spec.modality: self.ds.current(spec.modality) for spec in members}
         data = {spec.name: FitData([], []) for spec in members}
         trained = [_training(spec) for spec in members]
         for k, chosen in rows.items():
@@ -93,7 +95,7 @@ class Gatherer:
                 else [(learned, trained), (held, members)]
             )
             for some, sized in looks:  # two, where held-out views have another size: a shard is read as often
-                found = self._look(k, some, range(views), labeler, sized) if some else {}
+                found = self._look(k, some, range(views), labeler, sized, reads) if some else {}
                 for name, cuts in found.items():
                     for row, views_of_row in zip(some, cuts, strict=True):
                         if not isinstance(views_of_row, Null):
@@ -101,18 +103,21 @@ class Gatherer:
         if self.samples > limit and (labeler is None or _has_gpu()):
             for spec in members:
                 if spec.kind != "sequence":
-                    data[spec.name].read = self._blocks(_training(spec), labeler, limit)
+                    data[spec.name].read = self._blocks(_training(spec), labeler, limit, reads)
         return data
 
     def _look(
-        self, k: int, rows: Sequence[int], numbers: Sequence[int], labeler: Labeler | None, members: Sequence[TokenSpec]
-    ) -> dict[str, list[list[Cut] | Null]]:
+        self, k: int, rows: Sequence[int], numbers: Sequence[int], labeler: Labeler | None,
+        members: Sequence[TokenSpec], reads: Mapping[str, str],
+    ) -> dict[str, list[list[Cut] | Null]]:  # fmt: skip
         shard = ShardViews(self.ds, k, numbers, self.seed, rows)
         if labeler is not None:
             return shard.on_view(labeler, members)
-        return {spec.name: shard.cut(spec, self.ds.current(spec.modality)) for spec in members}
+        return {spec.name: shard.cut(spec, reads[spec.modality]) for spec in members}
 
-    def _blocks(self, spec: TokenSpec, labeler: Labeler | None, limit: int) -> Callable[[int], np.ndarray]:
+    def _blocks(
+        self, spec: TokenSpec, labeler: Labeler | None, limit: int, reads: Mapping[str, str]
+    ) -> Callable[[int], np.ndarray]:
         """Reads a block: so many whole shards that about `limit` views are held; view number p of each photo in pass p."""
         shards = [k for k, held in self.held.items() if not held.all()]
         together = max(1, limit // max(len(held) for held in self.held.values()))
@@ -125,7 +130,7 @@ class Gatherer:
             for i in order[part * together : (part + 1) * together]:
                 k = shards[int(i)]
                 rows = np.flatnonzero(~self.held[k]).tolist()
-                cuts = self._look(k, rows, [turn], labeler, [spec])[spec.name]
+                cuts = self._look(k, rows, [turn], labeler, [spec], reads)[spec.name]
                 found += [view for views in cuts if not isinstance(views, Null) for view in views]
             return np.stack(found) if found else np.zeros((0,))
 

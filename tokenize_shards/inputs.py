@@ -19,10 +19,11 @@ from labelers.core.ahead import ahead
 from labelers.core.labeler import Labeler, Sample
 from labelers.core.modality import Label, Modality, Null
 from labelers.core.registry import all_modalities
-from pipeline.batches import Batches
+from pipeline.batches import FAILED, KILLED, Batches, unguarded
 from pipeline.dataset import Dataset
 from pipeline.errors import DamageError, Incomplete
 from pipeline.shards import read_stored
+from pipeline.suspects import Suspects
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.views import View, cut_edges, cut_image, cut_map, cut_normals, cut_values, view_of
 
@@ -164,10 +165,16 @@ class ShardViews:
 
 
 class OnView:
-    """A labeler run on views, for the tokenizers of the modalities it makes; a bad view costs its row and no other."""
+    """A labeler run on views, for the tokenizers of the modalities it makes; a bad view costs its row and no other.
 
-    def __init__(self, labeler: Labeler, specs: Sequence[TokenSpec]) -> None:
+    suspects: where the rows that the labeler is at are marked, once a worker has died; those that are poison are not
+    tried. The first view stands for its row.
+    """
+
+    def __init__(self, labeler: Labeler, specs: Sequence[TokenSpec], suspects: Suspects | None = None) -> None:
         self.labeler, self.specs = labeler, list(specs)
+        self._guard = suspects.at if suspects else unguarded
+        self._poison = suspects.poison() if suspects else set()
         self._tried = self._failed = 0
         self._why = ""
 
@@ -176,10 +183,11 @@ class OnView:
         if isinstance(sample, Null):
             return sample
         size = self.specs[0].size
-        return [
+        views = [
             Sample(f"{sample.id}:{n}", cut_image(sample.image, view, size), sample.sidecars)
             for n, view in enumerate(place.views)
         ]
+        return Null(f"{FAILED}{KILLED}") if views[0].id in self._poison else views
 
     def label(self, rows: Sequence[list[Sample] | Null]) -> dict[str, list[Row]]:
         """The labels of the views of some rows, by token modality; a row of which one view has none is that Null."""
@@ -188,7 +196,8 @@ class OnView:
         if flat:
             self._tried += 1
             try:
-                made = Batches(self.labeler, VIEW_BATCH).label(flat)
+                with self._guard([row[0] for row in rows if not isinstance(row, Null)]):
+                    made = Batches(self.labeler, VIEW_BATCH).label(flat)
             except Incomplete as error:  # on these; other rows may be better
                 self._failed, self._why = self._failed + 1, str(error)
                 lost = {m.name: Null(f"labeler failed on every view: {error}") for m in self.labeler.produces}

@@ -141,8 +141,9 @@ class _Blocks:
         tries = 0
         while self.views is None or not len(self.views):
             self.views = self._open(block)
-            if not len(self.views):
-                block, batch, tries = block + 1, 0, tries + 1
+            # Workers that go on start at the position of the first of them, which may be behind the end of their block.
+            if not len(self.views) or (batch and (batch + 1) * self.size > len(self.views)):
+                self.views, block, batch, tries = None, block + 1, 0, tries + 1
                 if tries > self.source.empty:
                     raise ValueError(f"{tries} blocks in a row hold no view that may be learned from")
         self.order = np.random.default_rng([self.seed, self._number(block)]).permutation(len(self.views))

@@ -24,6 +24,7 @@ from pipeline.recipes import Target
 from pipeline.records import Commit, recipe_id, shard_name
 from pipeline.run import Progress, Report, bring_up_to_date
 from pipeline.shard_task import look, replace
+from pipeline.suspects import Suspects
 from tokenize_shards.encode import encode_shard
 from tokenize_shards.grammar import VERSIONS
 from tokenize_shards.inputs import ShardViews
@@ -251,14 +252,18 @@ def tokenize_shard(
     attempt: int = 1,
     threads: int = 1,
 ) -> tuple[Commit, ...]:
-    """Encode every view of shard k for the target's token modalities, and commit what is due; the commits in force."""
+    """Encode every view of shard k for the target's token modalities, and commit what is due; the commits in force.
+
+    attempt: from 1; after the first, which a worker did not survive, the labeler looks at one row at a time.
+    """
     start = time.monotonic()
     due = look(ds, target.step(), k)
     commits = dict(due.current)
     todo = [spec for spec in target.specs if (spec.name, target.recipes[spec.name]) in due.outputs]
     if todo:
         shard = ShardViews(ds, k, range(target.views), target.seed, threads=threads)
-        rows = encode_shard(shard, todo, target.reads[0][1], tokenizers, labeler)
+        suspects = _suspects(ds, target, k, attempt)
+        rows = encode_shard(shard, todo, target.reads[0][1], tokenizers, labeler, suspects)
         for spec in todo:
             recipe = target.recipes[spec.name]
             spent = round(time.monotonic() - start, 3)
@@ -267,7 +272,20 @@ def tokenize_shard(
             meta = TokenMeta(spec.name, target.views, spec.tokens, vocab, recipe, due.inputs, width)
             write = partial(write_tokens, meta=meta, ids=ds.ids(k), rows=rows[spec.name])
             commits[spec.name, recipe] = replace(ds, draft, write, verify_tokens, inputs=due.inputs)
+        if suspects is not None:
+            suspects.clear()
     return tuple(commits[ref] for ref in target.step().outputs)
+
+
+def _suspects(ds: Dataset, target: TokenTarget, k: int, attempt: int) -> Suspects | None:
+    """Where rows that kill the labeler's workers are marked, once one has died on the shard, in this run or an earlier
+    one.
+    """
+    if target.labeler is None:
+        return None
+    first = target.specs[0].name
+    found = Suspects(ds.storage, f"{first}@{target.recipes[first]}", k)
+    return found if attempt > 1 or (found.any_before() and found.marks()) else None
 
 
 def tokenize(ds: Dataset, config: Config, only: Sequence[str] = (), progress: Progress = lambda *_: None) -> Report:

@@ -113,11 +113,13 @@ def without_tokenizer(specs: Sequence[TokenSpec]) -> dict[str, Values]:
 
 def maker_of(ds: Dataset, recipe: Mapping[str, Any]) -> str:
     """What decides what tokens mean: the digest of their tokenizer, or of what made the vectors. "" where the recipe names
-    neither.
+    neither. Imported tokens have the digest that came with them, or are taken to be of one tokenizer that nobody named.
     """
     if recipe["weights"]:
         return str(recipe["weights"].get("tokenizer", {}).get("sha256", ""))
     spec = recipe["params"]["spec"]
+    if spec["kind"] != "values":
+        return str(recipe["params"].get("tokenizer", "imported without a tokenizer's name"))
     if spec["patch"]:  # the same pixels, however the photos were taken in
         return f"patches of {spec['patch']} of {spec['size']} pixels"
     read = [ds.recipe(source) for source in recipe["reads"].values()]

@@ -15,9 +15,17 @@ from pipeline.storage.local import fsync_path
 RECORD = "train.json"
 
 
+def as_readable(folder: Path, name: str) -> None:
+    """Let whoever may read one file of a folder read the others: safetensors writes them for their owner alone."""
+    for path in folder.iterdir():
+        if path.is_file():
+            shutil.copymode(folder / name, path)
+
+
 def finish(aside: Path, folder: Path, record: Mapping[str, Any], digests: Mapping[str, str]) -> None:
     """Write the record of a folder whose other files are there, and give it its name."""
     (aside / RECORD).write_bytes(canonical_json({**record, "sha256": dict(digests)}))
+    as_readable(aside, RECORD)
     for path in (*aside.iterdir(), aside):
         fsync_path(path)
     if folder.exists():

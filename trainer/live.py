@@ -21,6 +21,7 @@ MORE = """main { max-width: 1080px; margin: 0 auto; padding: 32px 24px; }
 dl { display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 20px 0 28px; }
 dt { color: var(--muted); font-size: 12px; } dd { font-size: 24px; font-weight: 650; letter-spacing: -0.01em; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 18px 20px; margin: 0 0 18px; }
+section { overflow-x: auto; }
 h1 + .under { margin: 6px 0 0; }
 section svg { width: 100%; height: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }
@@ -63,9 +64,9 @@ def page(
         parts.append(Markup("<section><h2>Loss</h2>{}</section>").format(plot))
     if evaluations:
         last = evaluations[-1]
-        for title, key in (("New views of known photos", "heldout_views"), ("New photos", "heldout")):
+        for what, key in (("New views of known photos", "heldout_views"), ("New photos", "heldout")):
             if last.get(key):
-                head = f"{title}: loss at step {last['step']:,}, nats a token"
+                head = f"{what}: loss at step {last['step']:,}, nats a token"
                 parts.append(Markup("<section><h2>{}</h2>{}</section>").format(head, streams(last[key])))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
@@ -83,8 +84,18 @@ def streams(heldout: Mapping[str, Mapping[str, Any]]) -> Markup:
     rows = [
         Markup(
             "<tr><td>{}</td><td>{}</td><td>{:.3f}</td><td>{:.3f}</td><td>{:.3f}</td>"
-            '<td><meter min="0" max="{:.3f}" value="{:.3f}"></meter></td></tr>'
-        ).format(name, h["given"], h["loss"], h["unigram"], h["uniform"], h["uniform"], min(h["loss"], h["uniform"]))
+            '<td><meter min="0" max="{:.3f}" low="{:.3f}" high="{:.3f}" optimum="0" value="{:.3f}"></meter></td></tr>'
+        ).format(
+            name,
+            h["given"],
+            h["loss"],
+            h["unigram"],
+            h["uniform"],
+            h["uniform"],
+            min(h["unigram"], h["uniform"]),
+            h["uniform"],
+            min(h["loss"], h["uniform"]),
+        )
         for name, h in heldout.items()
     ]
     return Markup("<table>{}{}</table>").format(head, Markup("").join(rows))

@@ -119,7 +119,7 @@ def _figures(found: dict[str, Any], photos: Sequence[Photo], reports: dict[str, 
     return [
         KeyFigure(f"{found['samples']:,}", "photos", f"{held} shown were held out of all learning" if tokens else ""),
         KeyFigure(str(len(names)), "modalities", f"{tokens} of them as tokens"),
-        KeyFigure(f"{minutes:.1f}", "minutes", "from files to this page"),
+        KeyFigure(f"{minutes:.1f}", "minutes", "from files to all this, without this page"),
     ]
 
 

@@ -157,6 +157,8 @@ def train(
     data = open_data(ds, config, last if unfinished else None)
     run = Run(data, config, group, restored=unfinished)
     finished = not again and (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
+    if not again and not finished:
+        keep_what_is_finished(folder, config)
     report = _report(run, folder, home)
     if finished:
         record = checkpoint.read_record(folder)
@@ -176,6 +178,17 @@ def train(
             keep_model(ds, config.name, folder)
     run.feed.close()
     return report
+
+
+def keep_what_is_finished(folder: Path, config: TrainConfig) -> None:
+    """ConfigError where a finished model of that name was trained with other settings. One of tokens that are no longer
+    current is made anew, as everything that is stale.
+    """
+    record = checkpoint.read_record(folder) if (folder / checkpoint.RECORD).is_file() else None
+    if record is not None and "config" in record and (other := config.learned_alike(record["config"])):
+        raise ConfigError(
+            f"{folder}: was trained with another train.{other}; give another train.name, or --again to train anew"
+        )
 
 
 class Training:

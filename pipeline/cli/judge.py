@@ -66,7 +66,7 @@ def run_transfer(
     title = f"{done.task}: {done.result.train} samples to learn from, {done.result.test} to judge by"
     table(title, ("score", "value"), [(n, f"{v:.4f}") for n, v in done.result.scores.items()])
     if export:
-        err.print(f"  for transformers: {export}", markup=False)
+        err.print(f"  for transformers, after `import trainer.transfer.hub`: {export}", markup=False)
     return {
         "task": done.task, "from": sources, "frozen": frozen, "scratch": scratch, "train": done.result.train,
         "test": done.result.test, "scores": done.result.scores, "folder": folder, "export": export,

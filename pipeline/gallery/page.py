@@ -156,8 +156,8 @@ class PhotoRow:
 class Gallery:
     """Everything the page shows. columns: modalities in order. warnings: what to know first. made: the footer.
 
-    photos: heading of the table of photos. kinds: the cells of a triple that it has a line for: field, name, explanation;
-    a kind that no photo has any cell of gets none, unless it is the first.
+    photos: heading of the table of photos, row: what one of its rows is. kinds: the cells of a triple that it has a line
+    for: field, name, explanation; a kind that no photo has any cell of gets none, unless it is the first.
     """
 
     title: str
@@ -173,6 +173,7 @@ class Gallery:
     warnings: Sequence[str] = ()
     made: str = ""
     photos: str = "Every photo in every modality"
+    row: str = "photo"
     kinds: Sequence[tuple[str, str, str]] = KINDS
 
 

@@ -30,7 +30,10 @@ def training_curve(
         axes.plot(steps, losses, color=LINE, linewidth=0.8, alpha=0.3)
         axes.plot(steps, running_mean(losses, max(1, len(losses) // 40)), color=LINE, linewidth=2)
         if held_out_steps:
-            axes.plot(held_out_steps, held_out_losses, "o-", color=DOTS, markersize=4.5, linewidth=1.2)
+            axes.plot(
+                held_out_steps, held_out_losses, "o-", color=DOTS, markersize=4.5, linewidth=1.2, label="held out"
+            )
+            axes.legend(frameon=False, labelcolor=INK)
         axes.set_xlabel("step")
         axes.set_ylabel("loss, nats a token")
         _finish(axes)
@@ -46,6 +49,9 @@ def scaling_curve(sizes: Sequence[float], losses: Sequence[float], names: Sequen
         for x, y, name in zip(sizes, losses, names, strict=True):
             axes.annotate(name, (x, y), (0, 7), textcoords="offset points", ha="center", color=INK)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([*sizes])
         if losses and min(losses) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tokenize_shards import codebook as module
 from tokenize_shards.codebook import FSQ_LEVELS, Codebook, Fsq
 
 
@@ -97,6 +100,36 @@ def test_dead_codes_restart_at_latents() -> None:
         codebook(far)
     used = codebook.index(far).unique().numel()
     assert used >= 12, f"only {used} of 16 codes are in use after the latents moved away"
+
+
+def follow_together(books: list[Codebook], batches: list[torch.Tensor], patch: pytest.MonkeyPatch) -> list[int]:
+    """One step of workers with a codebook and a batch each; the workers that asked the first one for its codes."""
+    parts, asked = list[list[torch.Tensor]](), list[int]()
+    patch.setattr(module, "add_up", lambda *mine: parts.append([one.clone() for one in mine]))
+    for book, z in zip(books, batches, strict=True):
+        copy.deepcopy(book).train()(z)
+    assert len(parts) == len(books), "every worker adds to the sums, or the others wait for ever"
+    sums = [torch.stack(both).sum(0) for both in zip(*parts, strict=True)]
+    patch.setattr(module, "add_up", lambda *mine: [a.copy_(b) for a, b in zip(mine, sums, strict=True)])
+    for rank, (book, z) in enumerate(zip(books, batches, strict=True)):
+        patch.setattr(module, "take_from_first", lambda *_, rank=rank: asked.append(rank))
+        book.train()(z)
+    return asked
+
+
+def test_workers_with_other_batches_take_the_same_codes_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = started(cosine=False)
+    book.embed[0, 5], book.size[0, 5] = 1e6, 0.1  # dead to 69 latents together, and not yet to 5
+    books = [copy.deepcopy(book) for _ in range(2)]
+    assert follow_together(books, [latents(64, seed=1), latents(5, seed=2)], monkeypatch) == [0, 1]
+    assert torch.equal(books[0].size, books[1].size)
+
+
+def test_latents_of_one_worker_that_are_not_finite_stop_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    books, bad = [started(cosine=True) for _ in range(2)], latents(10, seed=2)
+    before, bad[3, 0, 1] = books[0].embed.clone(), float("inf")
+    assert follow_together(books, [latents(64, seed=1), bad], monkeypatch) == []
+    assert all(torch.equal(book.embed, before) for book in books)
 
 
 def test_a_start_keeps_every_code_alive_for_a_while() -> None:

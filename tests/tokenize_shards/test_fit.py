@@ -21,7 +21,7 @@ from pipeline.records import file_sha256
 from tests.tokenize_shards.small import SILENT, WORDS, number_of, small_config, small_table
 from tests.world import fake_photos
 from tokenize_shards import gather as module
-from tokenize_shards.fit import fit_all, fit_report
+from tokenize_shards.fit import fit_all, fit_report, fit_together
 from tokenize_shards.gather import Gatherer
 from tokenize_shards.holdout import held_out
 from tokenize_shards.sequence import SequenceTokenizer
@@ -188,3 +188,13 @@ def test_networks_get_the_shape_of_their_row(fitted: Path) -> None:
         found = tokenizer.spec
         assert (found.content, found.resolution, found.patch) == (content, resolution, patch)
         assert (found.channels, found.vocab) == (specs()[name].channels, specs()[name].vocab)
+
+
+def test_workers_open_a_data_set_of_a_relative_root(fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(fitted.parent)
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "pipeline.execution.ray_train.run_workers", lambda function, settings, *_: sent.update(settings)
+    )
+    fit_together(Dataset.open("ds"), small_config("ds"), [], False)
+    assert sent["config"]["root"] == str(fitted) and sent["config"]["shard_size"] == 4

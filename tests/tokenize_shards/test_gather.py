@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.dataset import Dataset
+from pipeline.label import label
 from tests.tokenize_shards.small import small_config
 from tokenize_shards.fit import fit_all, fit_report
 from tokenize_shards.gather import Gatherer
@@ -35,6 +36,16 @@ def test_a_data_set_larger_than_the_buffer_is_streamed(labelled: Path) -> None:
     held = {view.tobytes() for view in gatherer(labelled, None).gather([spec])["tok_rgb"].heldout}
     assert held and not held & set(flat)
     assert np.array_equal(views[4], large.read(4)), "a block is the same whenever it is read"
+
+
+def test_labels_that_are_replaced_meanwhile_do_not_enter_a_stream(labelled: Path) -> None:
+    data = gatherer(labelled).gather([specs()["tok_canny_edge"]])["tok_canny_edge"]
+    assert data.read is not None
+    before = data.read(0)
+    config = small_config(labelled)
+    config.labelers["canny_edge"].params = {"low": 150.0, "high": 250.0}
+    label(Dataset.open(str(labelled)), config)
+    np.testing.assert_array_equal(data.read(0), before)
 
 
 def test_sequences_and_networks_without_a_gpu_are_not_streamed(labelled: Path) -> None:

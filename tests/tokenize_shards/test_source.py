@@ -75,6 +75,15 @@ def test_a_stream_goes_on_from_any_position(stop: int) -> None:
     later.close()
 
 
+def test_a_position_behind_the_end_of_a_block_is_the_next_block() -> None:
+    """Workers go on at the position of the first of them, whose block may be longer than theirs."""
+    source = Streamed(lambda number: np.arange(3 if number < 2 else 12) + 100 * number, np.arange(3))
+    for at in (1, 2):
+        batches = source.batches(2, 0, ALONE, (0, at))
+        assert [sorted(next(batches) // 100) for _ in range(2)] == [[1, 1], [2, 2]]
+        batches.close()
+
+
 def test_workers_of_a_stream_read_different_blocks() -> None:
     read: dict[int, set[int]] = {}
     for rank in range(2):

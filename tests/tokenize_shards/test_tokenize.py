@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from pipeline.care.promote import parse_ref
 from pipeline.care.verify import refs_on
 from pipeline.commits import retract
 from pipeline.dataset import Dataset
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Incomplete
 from pipeline.label import label
 from pipeline.run import Report
+from pipeline.suspects import DEADLY, Suspects
 from tests.tokenize_shards.small import DARK, SIDE, SILENT, SmallNet, number_of, photo, small_config
 from tests.world import snapshot
 from tokenize_shards import table
@@ -29,7 +31,7 @@ from tokenize_shards.encode import encode_rows
 from tokenize_shards.fit import fit_all
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import specs
-from tokenize_shards.tokenize import tokenize, wanted_specs
+from tokenize_shards.tokenize import fitted_specs, grouped, make_target, tokenize, tokenize_shard, wanted_specs
 from tokenize_shards.tokenizer import load_tokenizer
 from tokenize_shards.views import View, cut_edges, cut_image, view_of
 
@@ -148,6 +150,37 @@ def test_two_runs_at_once_give_the_same_bytes(fitted: Path, tmp_path: Path) -> N
         both = [pool.submit(run, other, *order) for order in ((), [f"tok_{name}" for name in reversed(NAMES)])]
         assert all(not future.result().failed for future in both)
     assert digests(fitted) == digests(other)
+
+
+def test_a_photo_that_kills_the_workers_becomes_a_null(fitted: Path) -> None:
+    """Attempts that died left their marks: the photo that has enough is not tried, all others one by one."""
+    ds, config = Dataset.open(str(fitted)), small_config(fitted)
+    ((name, members),) = grouped(ds, fitted_specs(ds, config, ["tok_small_map", "tok_small_global"])).items()
+    target, recipes = make_target(ds, config, name, members)
+    made = {str(r["modality"]): ds.put_recipe(r) for r in recipes}
+    deadly, chance = ds.ids(1)[0], ds.ids(1)[1]
+    marks = f"_suspects/{members[0].name}@{made[members[0].name]}/000001"
+    for number, sample in enumerate([deadly] * DEADLY + [chance]):
+        ds.storage.put_if_absent(f"{marks}/{sample}:0-{number}", b"")
+    seen: list[str] = []
+
+    class Watched(SmallNet):
+        shard = 1
+
+        def label(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+            (looked_at,) = {sample.id.partition(":")[0] for sample in samples}
+            assert Suspects(ds.storage, marks.split("/")[1], self.shard).marks()[f"{looked_at}:0"] >= 1
+            seen.append(looked_at)
+            return super().label(samples)
+
+    tokenize_shard(ds, target, target.encoders(ds), Watched(), 1)  # the first attempt of a later run
+    assert seen == [sample for sample in ds.ids(1) if sample != deadly] and not ds.storage.list(marks)
+    for name in made:
+        assert open_tokens(ds.open_shard(name, made[name], 1)[0]).reasons[deadly] == "labeler failed: killed the worker"
+    Watched.shard = 0
+    with pytest.raises(Incomplete, match="assert 0 >= 1"):  # without a death there are no marks
+        tokenize_shard(ds, target, target.encoders(ds), Watched(), 0)
+    assert tokenize_shard(ds, target, target.encoders(ds), Watched(), 0, attempt=2)[0].attempt == 2
 
 
 def test_a_view_the_tokenizer_refuses_costs_its_row(fitted: Path) -> None:

@@ -58,17 +58,37 @@ def test_a_run_on_a_bucket_is_the_run_on_a_folder(s3: str, tmp_path: Path, monke
     assert steps == [5, 6, 7] and got.curve == wanted.curve
     one, two = (checkpoint.load_model(model_folder(ds, "model"))[0].state_dict() for ds in (near, far))
     assert all(bool((value == two[name]).all()) for name, value in one.items())
-    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "other"))  # a machine that begins anew, and is lost at once
-    with pytest.raises(Stopped):
-        train(Dataset.open(f"{s3}/tiny"), settings.model_copy(update={"save_every": 6}), stop, again=True)
-    monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / "cache"))
-    steps.clear()
-    train(
-        Dataset.open(f"{s3}/tiny"),
-        settings.model_copy(update={"steps": 5}),
-        lambda n, d, *_: steps.append(d) if n == "train" else None,
-    )
-    assert steps[0] == 1, "what was given up is not gone on with, also not where a copy is left"
+
+
+def test_a_run_that_was_given_up_is_not_gone_on_with_where_a_copy_is_left(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "micro", TINY)
+    settings = TrainConfig(steps=7, batch=4, n_in=12, n_out=12, save_every=2, tensorboard=False)
+    write_world(f"{s3}/tiny", SIZES_OF, 1, (RGB, CAPTION))  # type: ignore[arg-type]
+
+    def steps(machine: str, until: int, save_every: int = 2, again: bool = False) -> int:
+        """The first step of a run on a machine that is lost after another."""
+        monkeypatch.setenv("MANYMODAL_CACHE", str(tmp_path / machine))
+        seen: list[int] = []
+
+        def progress(name: str, done: int, total: int, note: str) -> None:
+            seen.extend([done] if name == "train" else [])
+            if done == until and name == "train":
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            train(
+                Dataset.open(f"{s3}/tiny"),
+                settings.model_copy(update={"save_every": save_every}),
+                progress,
+                again=again,
+            )
+        return seen[0]
+
+    assert [steps("a", 3), steps("b", 5), steps("a", 6)] == [1, 3, 5], "another machine had gone on"
+    assert steps("b", 2, save_every=6, again=True) == 1
+    assert steps("a", 2) == 1
 
 
 def test_texts_of_a_bucket_are_those_of_a_folder(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

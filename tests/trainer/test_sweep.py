@@ -28,6 +28,7 @@ def test_each_size_is_trained_for_equal_tokens_or_only_estimated(
     assert not (tmp_path / "_models").exists()
     found = sweep(ds, SETTINGS, ["micro", "tiny"], silent)
     assert [p["heldout_mean"] > 0 for p in found["points"]] == [True, True] and found["tokens"] == dry["tokens"]
-    assert "Held-out loss over trunk parameters" in Path(found["page"]).read_text()
+    html = Path(found["page"]).read_text()
+    assert "Held-out loss over trunk parameters" in html and "mathdefault" not in html
     with pytest.raises(ConfigError, match="name each of some sizes once"):
         sweep(ds, SETTINGS, ["micro", "huge"], silent)

@@ -9,12 +9,14 @@ No remote code: the folder holds safetensors and JSON, and the class comes from 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from trainer.atomic import as_readable
 from trainer.transfer.encoder import MODEL_TYPE, Encoder
 
 
@@ -61,6 +63,18 @@ class ManymodalEncoder(PreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)
 
 
+HOW = """# The encoder of {made}
+
+    import trainer.transfer.hub  # of manymodal: makes AutoModel know this folder, without remote code
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained("this folder")
+    features = encoder({names}).last_hidden_state
+
+Each argument holds the token ids (batch, tokens) of one stream, as a data set's token shards have them; any of them may be
+left out.
+"""
+
 AutoConfig.register(MODEL_TYPE, ManymodalEncoderConfig)
 AutoModel.register(ManymodalEncoderConfig, ManymodalEncoder)
 
@@ -73,3 +87,6 @@ def export(encoder: Encoder, folder: str, made_from: dict[str, Any]) -> None:
     model = ManymodalEncoder(config)
     model.encoder.load_state_dict(encoder.state_dict())
     model.save_pretrained(folder)
+    names = ", ".join(f"{stream.name}=ids" for stream in encoder.streams)
+    (Path(folder) / "README.md").write_text(HOW.format(made=made_from.get("model", ""), names=names), encoding="utf-8")
+    as_readable(Path(folder), "README.md")

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.records import canonical_json
 from pipeline.storage.places import there
 from tokenize_shards.holdout import held_out
+from trainer.atomic import as_readable
 from trainer.checkpoint import MODEL
 from trainer.generate.job import Spot
 from trainer.lexicon import Lexicon
@@ -97,6 +98,7 @@ def keep(
             "test": done.result.test,
         }
         (folder / RECORD).write_bytes(canonical_json(facts))
+        as_readable(folder, RECORD)
         ds.storage.put_folder(f"_transfers/{name}", folder)
     if export is not None:
         from trainer.transfer.hub import export as to_hub

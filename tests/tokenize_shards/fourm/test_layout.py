@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,20 @@ import webdataset as wds
 from labelers.caption import CAPTION
 from labelers.core.modality import Modality, Null
 from labelers.core.registry import all_modalities
+from pipeline.care.forget import forget
 from pipeline.care.verify import verify
 from pipeline.cli.care import reader_of
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError
 from tests.tokenize_shards.small import SILENT, WORDS, number_of, small_config
 from tests.world import snapshot
-from tokenize_shards.fourm.layout import CROPS, _tar, export
-from tokenize_shards.fourm.read import read_layout
+from tokenize_shards.decode import decode
+from tokenize_shards.fourm.layout import CROPS, _npy, _tar, export
+from tokenize_shards.fourm.read import ABSENT, _by_shard, read_layout
+from tokenize_shards.rebuild import token_rewrite
 from tokenize_shards.shards import open_tokens
 from tokenize_shards.tokenize import tokenize
+from tokenize_shards.values import maker_of
 from tokenize_shards.views import view_of
 
 
@@ -34,9 +38,9 @@ def tokenized(fitted: Path) -> Dataset:
     return Dataset.open(str(fitted))
 
 
-def plain(folder: Path) -> dict[str, dict[str, bytes]]:
+def plain(folder: Path, pattern: str = "*.tar") -> dict[str, dict[str, bytes]]:
     """What plain webdataset reads, by key, in order."""
-    tars = [str(tar) for tar in sorted(folder.glob("*.tar"))]
+    tars = [str(tar) for tar in sorted(folder.glob(pattern))]
     samples = wds.WebDataset(tars, shardshuffle=False, empty_check=False)  # type: ignore[attr-defined]
     return {s["__key__"]: {k: v for k, v in s.items() if not k.startswith("__")} for s in samples}
 
@@ -96,6 +100,112 @@ def test_read_in_again(tokenized: Dataset, tmp_path: Path) -> None:
     kept = snapshot(tmp_path / "back")
     read_layout(ds, str(out))
     assert snapshot(tmp_path / "back") == kept
+
+
+def rewrite(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    """Other contents in the tars of a folder, under the same names."""
+    for tar, members in [(tar, list(plain(folder, tar.name).items())) for tar in sorted(folder.glob("*.tar"))]:
+        tar.write_bytes(_tar([(key, ext, change(data)) for key, held in members for ext, data in held.items()]))
+
+
+def shifted(data: bytes) -> bytes:
+    return _npy((np.load(io.BytesIO(data)) + 7) % 32)
+
+
+def test_a_folder_that_has_changed_is_read_again(tokenized: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "4m"
+    export(tokenized, str(out), ["tok_rgb", "caption"])
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    read_layout(ds, str(out))
+    before = {i: row for k in ds.shards() for i, row in tokens_of(ds, "tok_rgb", k)}
+    rewrite(out / "tok_rgb", shifted)
+    rewrite(out / "caption", lambda text: b"corrected " + text)
+    read_layout(ds, str(out))
+    after = {i: row for k in ds.shards() for i, row in tokens_of(ds, "tok_rgb", k)}
+    assert all(np.array_equal(after[i], (before[i] + 7) % 32) for i in before)
+    assert all(text.startswith("corrected ") for text in labels_of(ds, CAPTION).values())
+
+
+def test_a_data_set_can_come_in_two_folders(tokenized: Dataset, tmp_path: Path) -> None:
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for number, part in enumerate(parts):
+        export(tokenized, str(part), ["tok_rgb", "caption"])
+        for tar in part.glob("*/*.tar"):
+            if ("00000" in tar.name) != (number == 0):
+                tar.unlink()
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    counts = [read_layout(ds, str(part)) for part in parts]
+    assert [(c.tokens, c.labels) for c in counts] == [({"tok_rgb": n}, {"caption": n}) for n in (4, 8)]
+    recipe, kept = ds.current("tok_rgb"), snapshot(tmp_path / "back")
+    read_layout(ds, str(parts[1]))
+    assert snapshot(tmp_path / "back") == kept, "a second run does nothing"
+    rewrite(parts[0] / "tok_rgb", shifted)
+    rewrite(parts[0] / "caption", lambda text: b"corrected " + text)
+    read_layout(ds, str(parts[0]))
+    first = set(plain(parts[0] / "rgb"))
+    truth = {i: row for k in tokenized.shards() for i, row in tokens_of(tokenized, "tok_rgb", k)}
+    for i, row in [pair for k in ds.shards() for pair in tokens_of(ds, "tok_rgb", k)]:
+        assert np.array_equal(row, (truth[i] + 7) % 32 if i in first else truth[i])
+    texts = labels_of(ds, CAPTION)
+    assert {i for i, text in texts.items() if text.startswith("corrected ")} == first and len(texts) == 8
+    assert ds.current("tok_rgb") != recipe and verify(ds, reader_of) == []
+    described = (parts[1] / "export.json").read_text()
+    (parts[1] / "export.json").write_text(described.replace(tokenized.manifest().tokenizers["tok_rgb"], "0" * 64))
+    with pytest.raises(ConfigError, match="b/tok_rgb: lacks images whose tok_rgb was imported before"):
+        read_layout(ds, str(parts[1]))
+
+
+def test_imported_tokens_are_told_apart_by_their_tokenizers(tokenized: Dataset, tmp_path: Path) -> None:
+    export(tokenized, str(tmp_path / "4m"), ["tok_rgb"])
+    made = []
+    for name in ("named", "unnamed"):
+        ds = Dataset.create(str(tmp_path / name), name, 4)
+        read_layout(ds, str(tmp_path / "4m"))
+        made.append(maker_of(ds, ds.recipe(ds.current("tok_rgb"))))
+        described = tmp_path / "4m" / "export.json"
+        described.unlink(missing_ok=True)
+    assert made == [tokenized.manifest().tokenizers["tok_rgb"], "imported without a tokenizer's name"]
+
+
+def test_samples_that_were_removed_stay_away(tokenized: Dataset, tmp_path: Path) -> None:
+    for out, only in ((tmp_path / "few", ["tok_rgb"]), (tmp_path / "more", ["tok_rgb", "tok_canny_edge", "caption"])):
+        export(tokenized, str(out), only)
+    ds = Dataset.create(str(tmp_path / "back"), "back", 4)
+    read_layout(ds, str(tmp_path / "few"))
+    gone = ds.ids(0)[0]
+    forget(ds, [gone], token_rewrite)
+    read_layout(ds, str(tmp_path / "more"))
+    for name in ("tok_rgb", "tok_canny_edge", "caption"):
+        commit = ds.commit_of(name, ds.current(name), 0)
+        assert commit is not None and commit.nulls[gone] == "removed"
+
+
+def test_a_sample_that_is_not_there_does_not_keep_the_stream_in_memory() -> None:
+    class Shards:
+        def shards(self) -> range:
+            return range(10)
+
+        def ids(self, k: int) -> list[str]:
+            return [f"{k}-{i}" for i in range(4)]
+
+    there, read = [i for k in range(10) for i in Shards().ids(k) if i != "0-2"], list[str]()
+    stream = ((read.append(i) or i, i) for i in there)  # type: ignore[func-returns-value]
+    found = _by_shard(Shards(), stream, set(there))  # type: ignore[arg-type]
+    assert next(found) == (0, ["0-0", "0-1", ABSENT, "0-3"]) and read == ["0-0", "0-1", "0-3"]
+    assert [rows for _, rows in found] == [Shards().ids(k) for k in range(1, 10)]
+
+
+def test_imported_tokens_cannot_be_decoded(tokenized: Dataset, tmp_path: Path) -> None:
+    export(tokenized, str(tmp_path / "4m"), ["tok_rgb", "tok_canny_edge"])
+    ds, config = Dataset.create(str(tmp_path / "back"), "back", 4), small_config(tmp_path / "back")
+    read_layout(ds, str(tmp_path / "4m"))
+    for only in ([], ["tok_rgb"]):
+        with pytest.raises(ConfigError, match="were imported without their tokenizer"):
+            decode(ds, config, only)
+    export(tokenized, str(tmp_path / "edges"), ["tok_canny_edge"])
+    read_layout(tokenized, str(tmp_path / "edges"))
+    made = decode(tokenized, small_config(tokenized.storage.url))[1]
+    assert "rgb" in dict(made) and "canny_edge" not in dict(made), "the others are decoded all the same"
 
 
 def labels_of(ds: Dataset, modality: Modality) -> dict[str, Any]:

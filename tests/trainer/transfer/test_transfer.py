@@ -79,6 +79,8 @@ def test_transformers_loads_it_without_remote_code(tmp_path: Path) -> None:
 
     encoder = Encoder.of_model(lively_model(), NAMES).eval()
     export(encoder, str(tmp_path / "hub"), {"model": "m"})
+    assert "import trainer.transfer.hub" in (tmp_path / "hub" / "README.md").read_text()
+    assert len({path.stat().st_mode for path in (tmp_path / "hub").iterdir()}) == 1, "whoever may read one may read all"
     assert not list((tmp_path / "hub").glob("*.py")) and not list((tmp_path / "hub").glob("*.bin"))
     model = AutoModel.from_pretrained(tmp_path / "hub").eval()
     tokens, real = inputs()
