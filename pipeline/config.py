@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -158,15 +158,43 @@ def make_labeler(name: str, params: Mapping[str, Any], files: Mapping[str, Path]
 
 def _nearest(model: type[BaseModel], location: Sequence[str | int]) -> str:
     """'; did you mean ...?' for an unknown key at `location` below `model`, or ''."""
-    fields: Any = model
+    fields = model
     for part in location[:-1]:
-        annotation = (
-            fields.model_fields[part].annotation if isinstance(part, str) and part in fields.model_fields else None
-        )
-        fields = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else fields
-    known = list(fields.model_fields) if fields is not model or len(location) == 1 else list(LabelerConfig.model_fields)
+        if part in fields.model_fields:
+            fields = _section_in(fields.model_fields[str(part)].annotation) or fields
+    known = list(fields.model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(known)}."
+
+
+def _section_in(annotation: Any) -> Any:
+    """The model in an annotation, also as the items or values of a collection, or a branch of a union; None if none."""
+    found = (_section_in(arg) for arg in get_args(annotation))
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((section for section in found if section is not None), None)
+
+
+def _keys(values: Any, error: Mapping[str, Any]) -> list[str | int]:
+    """The location of an error by the keys of the values, without the branches of unions that pydantic names there."""
+    found = []
+    for part in error["loc"]:
+        if isinstance(values, Mapping) and (part in values or error["type"] == "missing"):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        else:
+            continue
+        found.append(part)
+    return found
+
+
+def _first(errors: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first error; in a union, that of the branch that fits what was given, and so got furthest into it."""
+    at = _keys(values, errors[0])
+    if len(at) == len(errors[0]["loc"]):
+        return errors[0]
+    return max((e for e in errors if _keys(values, e)[: len(at)] == at), key=lambda e: len(_keys(values, e)))
 
 
 def validate(model: type[M], values: Mapping[str, Any], where: str) -> M:
@@ -174,10 +202,11 @@ def validate(model: type[M], values: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join([p for p in (where,) if p] + [str(part) for part in first["loc"]])
+        first = _first(error.errors(), values)
+        keys = _keys(values, first)
+        path = ".".join([p for p in (where,) if p] + [str(part) for part in keys])
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: unknown key{_nearest(model, first['loc'])}") from None
+            raise ConfigError(f"{path}: unknown key{_nearest(model, keys)}") from None
         raise ConfigError(f"{path}: {first['msg']}, got {first.get('input')!r}") from None
 
 

@@ -62,5 +62,5 @@ def _backend(cls: type[Labeler]) -> dict[str, Any]:
     licence = cls.licence
     return {
         "labeler": cls.name, "backend": cls.backend, "code": licence.code, "weights": licence.weights,
-        "commercial": licence.commercial, "at_hand": state,
+        "commercial": licence.commercial, "at_hand": "yours to name" if cls.sources else state,
     }  # fmt: skip

@@ -156,6 +156,12 @@ def execute(
     return report
 
 
+def switched(current: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """The modalities that have another current recipe than is wanted, and both, in words; '' where there are none."""
+    other = [name for name, recipe in wanted.items() if current.get(name, recipe) != recipe]
+    return ", ".join(f"{name}@{wanted[name]} (before: {current[name]})" for name in other)
+
+
 def bring_up_to_date(
     ds: Dataset, config: Config, command: str, recipes: Sequence[Mapping[str, Any]], steps: Sequence[Step],
     pools: Mapping[str, Pool], progress: Progress,
@@ -175,9 +181,8 @@ def bring_up_to_date(
     complete = {
         name: rid for rid, name in named.items() if (name, rid) not in outputs or held[name, rid] == len(shards)
     }
-    switched = [name for name, rid in complete.items() if current.get(name, rid) != rid]
-    if switched:
-        names = ", ".join(f"{name}@{complete[name]} (before: {current[name]})" for name in switched)
+    names = switched(current, complete)
+    if names:
         report.notes.append(f"Current now, as configured: {names}.")
     ds.update_manifest(complete)
     return report

@@ -15,8 +15,9 @@ from pipeline.survey import Survey
 def status(ds: Dataset) -> dict[str, Any]:
     """One JSON-ready object. Counts are shards; `nulls` counts labels. damage: sentences, empty where all is sound.
 
-    `missing`: index shards without a sound commit. `stale`: commits made from other bytes than are committed now.
-    `stored` is False for modalities that are computed when they are tokenized, and have no label shards.
+    `missing`: index shards without a sound commit. `stale`: commits made from other bytes than are committed now, and
+    all tokens of what is not current any more. `stored` is False for modalities that are computed when they are
+    tokenized, and have no label shards.
     """
     shards, manifest = ds.shards(), ds.manifest()
     surveys = {ref: ds.survey(*ref) for ref in manifest.modalities.items()}
@@ -30,6 +31,7 @@ def status(ds: Dataset) -> dict[str, Any]:
                 held[ref] = ds.commits(*ref)
         kept = bool(found.commits) or stored(name)
         step = Step(name, reads, ((name, recipe_id),))
+        outdated = _outdated(name, recipe, manifest.modalities)
         damage += found.damage.values()
         modalities[name] = {
             "recipe": recipe_id,
@@ -41,7 +43,7 @@ def status(ds: Dataset) -> dict[str, Any]:
             "samples": sum(c.count for c in found.commits.values()),
             "nulls": sum(len(c.nulls) for c in found.commits.values()),
             "null_reasons": _reasons(found.commits.values()),
-            "stale": sum(is_stale(step, k, held) for k in found.commits) if name != "rgb" else 0,
+            "stale": sum(name != "rgb" and (outdated or is_stale(step, k, held)) for k in found.commits),
             "missing": len(shards) - len(found.commits) if kept else 0,
         }
     return {
@@ -54,6 +56,12 @@ def _samples(ds: Dataset, surveys: Mapping[Ref, Survey]) -> int:
     """Samples of all index shards; the count of an rgb commit saves opening the index shard it belongs to."""
     rgb = next((found.commits for (name, _), found in surveys.items() if name == "rgb"), {})
     return sum(rgb[k].count if k in rgb else len(ds.index(k)) for k in ds.shards())
+
+
+def _outdated(name: str, recipe: Mapping[str, Any], current: Mapping[str, str]) -> bool:
+    """Whether `tokenize` would make tokens by another recipe: what they were made from, or computed, is not current."""
+    used = {**recipe["reads"], **recipe["params"].get("computed", {})}
+    return name.startswith("tok_") and any(current.get(source, read) != read for source, read in used.items())
 
 
 def stored(name: str) -> bool:

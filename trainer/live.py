@@ -21,7 +21,7 @@ MORE = """main { max-width: 1080px; margin: 0 auto; padding: 32px 24px; }
 dl { display: flex; flex-wrap: wrap; gap: 12px 36px; margin: 20px 0 28px; }
 dt { color: var(--muted); font-size: 12px; } dd { font-size: 24px; font-weight: 650; letter-spacing: -0.01em; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 18px 20px; margin: 0 0 18px; }
-section { overflow-x: auto; }
+main > section { overflow-x: auto; padding: 18px 20px; }
 h1 + .under { margin: 6px 0 0; }
 section svg { width: 100%; height: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: right; padding: 3px 10px; border-bottom: 1px solid var(--rule); font-variant-numeric: tabular-nums; }

@@ -39,9 +39,9 @@ class Column:
 @dataclass
 class Diff:
     """a, b: the recipes. samples: compared. equal: with every metric perfect. only_a, only_b: labels the other side has a
-    null for. both_null. metrics: name -> mean, median, worst 5 % of its distribution. pooled: scores over all boxes, pixels
-    or masks together, B being the reference; by_class: the same for each class of B, where there are classes (IoU of class
-    maps, AP of boxes). worst: (score, shard, place, id, metrics), worst first, by the first metric.
+    null for, or not the shard. both_null. metrics: name -> mean, median, worst 5 % of its distribution. pooled: scores over
+    all boxes, pixels or masks together, B being the reference; by_class: the same for each class of B, where there are
+    classes (IoU of class maps, AP of boxes). worst: (score, shard, place, id, metrics), worst first, by the first metric.
     """
 
     a: Ref
@@ -66,14 +66,17 @@ def label_column(ds: Dataset, name: str) -> Column:
 
 
 def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
-    """Compare every shard both have. ConfigError where they are of different modalities or share no shard."""
+    """Compare every shard both have, and count what one alone has. ConfigError where they are of different modalities or
+    share no shard.
+    """
     if a[0] != b[0]:
         raise ConfigError(f"diff compares recipes of one modality, not {a[0]} with {b[0]}.")
     have = column.shards or (lambda recipe: set(ds.commits(a[0], recipe)))
-    shards = sorted(have(a[1]) & have(b[1]))
+    of_a, of_b = have(a[1]), have(b[1])
+    shards = sorted(of_a & of_b)
     if not shards:
         raise ConfigError(f"{a[0]}@{a[1]} and {b[0]}@{b[1]} have no shard in common. Label both first.")
-    result = Diff(a, b)
+    result = Diff(a, b, only_a=_labels_in(ds, a, of_a - of_b), only_b=_labels_in(ds, b, of_b - of_a))
     values: dict[str, list[float]] = {}
     heap: list[tuple[float, int, int, str, dict[str, float]]] = []
     scores = column.scores() if column.scores else None
@@ -102,6 +105,12 @@ def diff(ds: Dataset, a: Ref, b: Ref, column: Column, keep: int = 24) -> Diff:
     result.metrics = {name: _summary(name, found) for name, found in values.items()}
     result.worst = sorted(heap, key=lambda case: (-case[0], case[1], case[2]))
     return result
+
+
+def _labels_in(ds: Dataset, ref: Ref, shards: set[int]) -> int:
+    """How many labels of these shards are no null, by their commits: what is computed for a look is no label one has."""
+    commits = ds.commits(*ref)
+    return sum(commits[k].count - len(commits[k].nulls) for k in shards & set(commits))
 
 
 def _summary(name: str, values: list[float]) -> dict[str, float]:

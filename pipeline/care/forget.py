@@ -4,6 +4,9 @@ A mark in `_removed` comes first, so that a run that ends half-way is completed 
 that holds the sample is written again without it, those that others read before those that read them, and every commit
 names the digests its inputs have now: nothing becomes stale, and every count, order and digest stays true.
 
+Labels are written again as they are stored, so that nothing that made them need be here: a labeler that was uninstalled
+since, or the trainer, of what a model generated.
+
 Imported labels came from a file of the user's, of which the data set kept a copy for its workers. The copies go, too; the
 file itself is not ours to change. A later run that imports from it copies it anew, for as long as it lasts.
 """
@@ -12,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from labelers.core.importing import ImportLabeler
-from labelers.core.modality import Null
+from labelers.core.modality import Modality, Null
 from labelers.core.registry import all_labelers, all_modalities
 from pipeline.care.removed import REMOVED, removed
 from pipeline.care.verify import refs_on
@@ -27,7 +30,17 @@ from pipeline.errors import ConfigError, DamageError
 from pipeline.ingest.ingest import verify_rgb
 from pipeline.plan import Ref
 from pipeline.records import SOURCE, Commit, canonical_json, folder_of
-from pipeline.shards import HEADER, NULL_EXT, iter_tar, read_labels, verify_labels, write_labels, write_tar
+from pipeline.shards import (
+    HEADER,
+    NULL_EXT,
+    iter_tar,
+    read_parquet,
+    read_stored,
+    verify_labels,
+    write_stored,
+    write_tar,
+)
+from pipeline.storage.interface import below
 from pipeline.survey import shard_of
 from pipeline.weights import kept_keys
 
@@ -60,8 +73,8 @@ def find(ds: Dataset, ids: Sequence[str]) -> dict[int, set[str]]:
 def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, int]:
     """Remove the samples everywhere; how many shards of each recipe were written again.
 
-    rewrite_of: for a modality this room knows nothing of (tokens), how its shards are written again. DamageError, after
-    all others were written, where a shard is damaged: written again, it would pass for sound.
+    rewrite_of: how shards that are neither images nor labels (tokens) are written again; None for those that are.
+    DamageError, after all others were written, where a shard is damaged: written again, it would pass for sound.
     """
     places = find(ds, ids)
     for k, here in places.items():
@@ -70,7 +83,7 @@ def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, 
     counts: dict[str, int] = {}
     damaged: list[DamageError] = []
     for ref in _readers_last(ds):
-        known = _rewrite_of(ref[0]) or rewrite_of(ref[0])
+        known = rewrite_of(ref[0]) or _rewrite_of(ref[0])
         for k, here in places.items():
             try:
                 done = _in_shard(ds, ref, k, here, known)
@@ -80,19 +93,18 @@ def forget(ds: Dataset, ids: Sequence[str], rewrite_of: RewriteOf) -> dict[str, 
             if done is not None:
                 counts[f"{ref[0]}@{ref[1]}"] = counts.get(f"{ref[0]}@{ref[1]}", 0) + done
     drop_sources(ds)
+    _drop_indexes(ds, ids)
     if damaged:
         raise damaged[0]
     return counts
 
 
-def _in_shard(ds: Dataset, ref: Ref, k: int, ids: set[str], how: Rewrite | None) -> bool | None:
+def _in_shard(ds: Dataset, ref: Ref, k: int, ids: set[str], how: Rewrite) -> bool | None:
     """Remove the samples from one shard; whether it was written again, None where there is no such shard."""
     _resume(ds, ref, k, how)
     commit = ds.commit_of(*ref, k)
     if commit is None and ref != SOURCE:
         return None
-    if how is None:
-        raise ConfigError(f"{ref[0]}@{ref[1]}: no labeler here knows how to write {ref[0]}. Install it, or drop it.")
     return _again(ds, commit or ds.open_shard(*ref, k)[1], ids, how)
 
 
@@ -118,6 +130,31 @@ def drop_sources(ds: Dataset) -> None:
     """
     for key in source_keys(ds):
         ds.storage.delete(key)
+
+
+def indexes_with(ds: Dataset, ids: Sequence[str]) -> list[str]:
+    """The vector indexes (`manymodal index`) that hold one of the samples in some version, or cannot be read."""
+    wanted = set(ids)
+    return [
+        folder.rstrip("/").rpartition("/")[2]
+        for folder in ds.storage.list("_indexes")
+        if any(_lists(ds, key, wanted) for key in below(ds.storage, folder.rstrip("/")) if key.endswith(".parquet"))
+    ]
+
+
+def _lists(ds: Dataset, key: str, ids: set[str]) -> bool:
+    try:
+        return not ids.isdisjoint(read_parquet(ds.storage.local(key)).column("id").to_pylist())
+    except (DamageError, KeyError):
+        return True
+
+
+def _drop_indexes(ds: Dataset, ids: Sequence[str]) -> None:
+    """Delete indexes that hold the samples' vectors, records first; they are made again from what is left."""
+    for name in indexes_with(ds, ids):
+        for key in sorted(below(ds.storage, f"_indexes/{name}"), key=lambda key: not key.endswith(".json")):
+            ds.storage.delete(key)
+    ds.storage.prune(["_indexes"])
 
 
 def _readers_last(ds: Dataset) -> list[Ref]:
@@ -157,26 +194,40 @@ def _finish(ds: Dataset, commit: Commit, how: Rewrite) -> None:
     ds.storage.delete(_staged(commit))
 
 
-def _resume(ds: Dataset, ref: Ref, k: int, how: Rewrite | None) -> None:
+def _resume(ds: Dataset, ref: Ref, k: int, how: Rewrite) -> None:
     """Put back what an earlier run had taken away and not put back."""
     for key in ds.storage.list(f"_removed/staged/{folder_of(*ref)}"):
-        if how is not None and shard_of(key) == k and ds.commit_of(*ref, k) is None:
+        if shard_of(key) == k and ds.commit_of(*ref, k) is None:
             _finish(ds, Commit(*ref, k, key.rsplit("/", 1)[-1], 0, 0, ""), how)
 
 
-def _rewrite_of(name: str) -> Rewrite | None:
-    """For rgb and the modalities of the registry."""
+def _rewrite_of(name: str) -> Rewrite:
+    """For images and labels."""
     if name == "rgb":
         return Rewrite(_write_rgb, verify_rgb)
-    modality = all_modalities().get(name)
-    if modality is None:
-        return None
 
     def write(source: Path, target: Path, ids: set[str], inputs: Mapping[str, str]) -> None:
-        rows = [(key, Null(REMOVED) if key in ids else label) for key, label in read_labels(source, modality)]
-        write_labels(target, modality, [key for key, _ in rows], [label for _, label in rows], inputs)
+        modality = _modality_of(name, source)
+        rows = [(key, Null(REMOVED) if key in ids else value) for key, value in read_stored(source, modality)]
+        write_stored(target, modality, [key for key, _ in rows], [value for _, value in rows], inputs)
 
-    return Rewrite(write, partial(verify_labels, modality=modality))
+    return Rewrite(write, lambda path: verify_labels(path, _modality_of(name, path)))
+
+
+def _modality_of(name: str, path: Path) -> Modality:
+    """The registry's; else one that takes labels for what the file says they are stored as."""
+    known = all_modalities().get(name)
+    if known is not None:
+        return known
+    if path.suffix == ".tar":
+        exts = (ext for key, members in iter_tar(path) if key != HEADER for ext in members if ext != NULL_EXT)
+        return Modality(name, "record", "tar", _as_it_is, _as_it_is, _as_it_is, ext=next(exts, ""))
+    arrow = read_parquet(path).schema.field("value").type
+    return Modality(name, "record", "parquet", _as_it_is, _as_it_is, _as_it_is, arrow=arrow)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _write_rgb(source: Path, target: Path, ids: set[str], inputs: Mapping[str, str]) -> None:

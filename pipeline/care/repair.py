@@ -1,8 +1,9 @@
 """Make again what `verify` found damaged, and nothing else.
 
 An image shard that only lost its commit is committed again, any other put together again from its sources; labels and
-tokens are made again by what their recipes name. A damaged file and its commit go first, so nobody reads them meanwhile;
-but only where it can be made again. Old recipes are repaired like current ones.
+tokens are made again by what their recipes name, and after them what reads them, where they came out with other bytes.
+A damaged file and its commit go first, so nobody reads them meanwhile; but only where it can be made again. Old recipes
+are repaired like current ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from itertools import zip_longest
 from labelers.core.images import BadImage, decode, encode_png
 from pipeline.care.finding import Finding
 from pipeline.care.removed import REMOVED, removed
+from pipeline.care.verify import other_inputs, refs_on
 from pipeline.commits import commit_key, commit_shard, data_key, retract
 from pipeline.config import Config
 from pipeline.dataset import IMAGE_EXTS, Dataset
@@ -60,8 +62,22 @@ def repair(ds: Dataset, config: Config, findings: Sequence[Finding], steps_of: S
             _note(ds, result, finding, _image_shard(ds, config, finding))
         else:
             todo.append(finding)
-    _make_again(ds, config, todo, steps_of, result, progress)
+    seen = 0
+    for _ in range(1 + len(refs_on(ds))):  # no chain of readers is longer
+        _make_again(ds, config, todo, steps_of, result, progress)
+        mended, seen = result.repaired[seen:], len(result.repaired)
+        todo = _outdated(ds, {f.shard for f in mended}, {_place(f) for f, _ in result.left}) if mended else []
+        if not todo:
+            break
     return result
+
+
+def _outdated(ds: Dataset, shards: set[int], left: set[Place]) -> list[Finding]:
+    """What was made from other bytes than these shards have now, after a repair; without what is left already."""
+    surveys = {ref: ds.survey(*ref) for ref in refs_on(ds)}
+    commits = [found.commits[k] for found in surveys.values() for k in sorted(shards & set(found.commits))]
+    found = [finding for commit in commits if (finding := other_inputs(ds, commit, surveys)) is not None]
+    return [finding for finding in found if _place(finding) not in left]
 
 
 def _withdraw(ds: Dataset, finding: Finding) -> None:

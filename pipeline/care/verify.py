@@ -60,12 +60,13 @@ def verify(
         sound = [k for k in sorted(found.commits) if k not in bad and k not in lost]
         for done, k in enumerate(sound):
             progress(f"{ref[0]}@{ref[1]}", done, len(sound), "")
-            said = _read(ds, found.commits[k], digests, reader_of(ref[0])) or _inputs(ds, found.commits[k], surveys)
+            commit = found.commits[k]
+            said = _read(ds, commit, digests, reader_of(ref[0])) or other_inputs(ds, commit, surveys)
             if said is None and content is not None and (what := _content(content, ds, ref, k)):
-                said = _of(found.commits[k], "content", what)
-            if said is None and ref == SOURCE and (left := marks.intersection(ds.ids(k)) - set(found.commits[k].nulls)):
+                said = _of(commit, "content", what)
+            if said is None and ref == SOURCE and (left := marks.intersection(ds.ids(k)) - set(commit.nulls)):
                 what = f"still holds {min(left)}; run `manymodal forget` with it again"
-                said = _of(found.commits[k], "removed", what)
+                said = _of(commit, "removed", what)
             if said is not None:
                 of_ref.append(said)
         progress(f"{ref[0]}@{ref[1]}", len(sound), len(sound), "")
@@ -156,7 +157,7 @@ def _content(check: ContentCheck, ds: Dataset, ref: Ref, k: int) -> str:
         return ""
 
 
-def _inputs(ds: Dataset, commit: Commit, surveys: Mapping[Ref, Survey]) -> Finding | None:
+def other_inputs(ds: Dataset, commit: Commit, surveys: Mapping[Ref, Survey]) -> Finding | None:
     """Whether what the shard was made from is still what is committed."""
     if (commit.modality, commit.recipe) == SOURCE:
         return None

@@ -124,7 +124,7 @@ def repair(
     for finding, why in result.left:
         err.print(f"  not repaired: {finding.sentence()}. {why}", markup=False)
     if result.left:
-        raise Incomplete(f"repair: {len(result.left)} of {len(findings)} findings are left.")
+        raise Incomplete(f"repair: {len(result.left)} of {len(result.left) + len(result.repaired)} findings are left.")
 
 
 def gc(
@@ -200,12 +200,13 @@ def forget(
     """Remove samples for good: from every recipe of every modality, old ones too. Their places stay, as nulls."""
     from pipeline.cards.data_card import write_cards
     from pipeline.care.forget import forget as run
-    from pipeline.care.forget import sources
+    from pipeline.care.forget import indexes_with, sources
     from pipeline.cli.console import err, print_json
     from pipeline.dataset import Dataset
     from tokenize_shards.rebuild import token_rewrite
 
     ds = Dataset.open(settings(target, None).root)
+    indexes = indexes_with(ds, ids)
     counts = run(ds, ids, token_rewrite)
     write_cards(ds)
     for name, shards in counts.items():
@@ -213,6 +214,8 @@ def forget(
     err.print(
         "forget: done. Models, tokenizers and pages made before still carry what they learned or show.", markup=False
     )
+    if indexes:
+        err.print(f"forget: deleted indexes that held them, build them again: {', '.join(indexes)}", markup=False)
     read = sources(ds)
     if read:
         err.print(
@@ -220,7 +223,7 @@ def forget(
             f"what is forgotten out of them, too: {', '.join(sorted(read.values()))}", markup=False,
         )  # fmt: skip
     if as_json:
-        print_json({"removed": ids, "shards": counts, "sources": read})
+        print_json({"removed": ids, "shards": counts, "indexes": indexes, "sources": read})
 
 
 def promote(

@@ -64,6 +64,7 @@ def show_plan(
     """
     from collections import Counter
     from dataclasses import asdict
+    from math import ceil
 
     from pipeline.cli.console import err, print_json, table
     from pipeline.dataset import Dataset
@@ -71,16 +72,20 @@ def show_plan(
     from pipeline.label import steps_of
     from pipeline.recipes import desired
     from pipeline.records import recipe_id
-    from pipeline.run import make_plan
+    from pipeline.run import make_plan, switched
     from tokenize_shards.tokenize import token_steps
 
     ds = Dataset.open(config.root)
     made, files = desired(config, only)
     steps = steps_of([target for target, _ in made])
+    wanted = {str(r["modality"]): recipe_id(r) for _, recipes in made for r in recipes}
     if tokens and not only:
-        steps += token_steps(ds, config, {str(r["modality"]): recipe_id(r) for _, recipes in made for r in recipes})
+        steps += token_steps(ds, config, wanted)
     items = make_plan(ds, steps)
     counts = Counter((item.step, item.why) for item in items)
+    if images:
+        counts = Counter({(step.name, "missing"): ceil(images / ds.shard_size) for step in steps})
+    other = switched(ds.manifest().modalities, wanted | dict(ref for step in steps for ref in step.outputs))
     known = {} if quick else estimate(ds, steps, items, {target.labeler: target for target, _ in made}, files, images)
     per_worker = price if cluster is None else None
     rows: list[dict[str, Any]] = []
@@ -98,13 +103,19 @@ def show_plan(
         sizing = _sizing(config, steps, _together(config, made, known), known, cluster, price)
     if as_json:
         print_json(
-            {"todo": len(items), "steps": rows, "cluster": {**asdict(cluster), **asdict(sizing)} if sizing else None}
-        )
+            {
+                "todo": counts.total(), "steps": rows, "switched": other,
+                "cluster": {**asdict(cluster), **asdict(sizing)} if sizing else None,
+            }
+        )  # fmt: skip
         return
     columns = ("step", "modalities", "missing", "stale", "seconds", "bytes", "cost", "how")
     table("To do, in shards", columns, [[_plain(row[c]) for c in columns] for row in rows])
     total = sum(row["seconds"] or 0 for row in rows)
-    err.print(f"  {len(items)} shards to do{f', about {total:,.0f} s of one worker' if total else ''}.", markup=False)
+    todo = f"{counts.total()} shards to do{f', about {total:,.0f} s of one worker' if total else ''}"
+    err.print(f"  {todo}.", markup=False)
+    if other:
+        err.print(f"  Current once they are complete, as configured: {other}.", markup=False)
     if sizing is not None:
         _show_sizing(cluster, sizing, images)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from labelers.core.labeler import Sample
+from labelers.core.modality import Label, Null
 from pipeline.care.garbage import collect
 from pipeline.care.repair import repair
-from pipeline.cli.care import steps_of
+from pipeline.care.verify import verify
+from pipeline.cli.care import reader_of, steps_of
 from pipeline.dataset import Dataset
 from pipeline.label import label
 from tests.faults.test_damage import (
@@ -22,7 +25,7 @@ from tests.faults.test_damage import (
     uncommit_image,
 )  # fmt: skip
 from tests.faults.world import label_all, new_world
-from tests.world import assert_world, fake_config, snapshot
+from tests.world import FakeBase, assert_world, fake_config, snapshot
 
 
 @pytest.mark.parametrize("damage", [uncommit_image, spoil_image_record])
@@ -71,6 +74,25 @@ def test_f13_label_makes_good_a_damaged_record_and_leaves_the_neighbours(
     spoilt = str(commit_path(root, "fake_map", 1).relative_to(root))
     assert {key: after[key] for key in before if key != spoilt} == {k: v for k, v in before.items() if k != spoilt}
     assert_world(root, ids, fake_config(root))
+
+
+def test_f13_what_reads_a_repaired_shard_is_made_again_in_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = new_world(tmp_path, 20)
+    label_all(root)
+    next(root.glob("fake_vector@*/shard-000001.parquet")).unlink()
+    original = FakeBase.label
+
+    def otherwise(self: FakeBase, samples: Sequence[Sample]) -> list[dict[str, Label | Null]]:
+        rows = original(self, samples)
+        return [r | {"fake_vector": v if isinstance(v := r["fake_vector"], Null) else v + 1} for r in rows]
+
+    monkeypatch.setattr(FakeBase, "label", otherwise)  # as a network on another machine
+    ds, config = Dataset.open(str(root)), fake_config(root)
+    result = repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    assert [(f.modality, f.shard) for f in result.repaired] == [("fake_vector", 1), ("fake_sum", 1)]
+    assert result.left == [] and verify(ds, reader_of) == []
 
 
 @pytest.mark.parametrize("lost", ["labeler", "images", "bytes of images"])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from labelers.core.registry import all_labelers
-from pipeline.config import Config, load_config
+from pipeline.config import Config, load_config, validate
 from pipeline.demo.photos import PHOTOS
 from pipeline.demo.settings import count_photos, demo_config_text, train_settings
 from pipeline.errors import ConfigError
@@ -42,6 +42,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
         load_config(write(tmp_path, text))
     assert says in str(found.value)
     assert found.value.exit_code == 2
+
+
+def test_of_a_union_the_branch_that_fits_is_named() -> None:
+    for value, says in (
+        ([{"name": "mine", "input": {"tok_rgb": 1.0}}], "train.mixture.0.input: unknown key; did you mean 'inputs'?"),
+        ([{"name": "mine", "few": "x"}], "train.mixture.0.few: Input should be a valid number"),
+        ("dmeo", "train.mixture: Input should be 'demo', 'published' or 'steering', got 'dmeo'"),
+    ):
+        with pytest.raises(ConfigError) as found:
+            validate(TrainConfig, {"mixture": value}, "train")
+        assert str(found.value).startswith(says)
 
 
 def test_the_template_is_the_default(tmp_path: Path) -> None:

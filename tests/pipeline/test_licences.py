@@ -45,6 +45,10 @@ def test_doctor_lists_every_backend() -> None:
     rows = {row["labeler"]: row for row in examine()["backends"]}
     assert set(rows) >= set(all_labelers())
     assert (rows["imagebind"]["commercial"], rows["imagebind"]["weights"]) == (False, "CC-BY-NC-4.0")
+    yours = [name for name, cls in all_labelers().items() if cls.sources]
+    assert {"yolox", "imagebind", "import_det"} <= set(yours)
+    assert {rows[name]["at_hand"] for name in yours} == {"yours to name"}
+    assert rows["canny_edge"]["at_hand"] == "none needed"
     assert (rows["clip"]["commercial"], rows["clip"]["at_hand"]) == (True, "fetched at first use")
 
 

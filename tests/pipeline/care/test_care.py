@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from labelers.core.modality import Null
 from pipeline.care.diff import diff, label_column
-from pipeline.care.forget import forget, removed
+from pipeline.care.forget import forget, indexes_with, removed
 from pipeline.care.garbage import drop
 from pipeline.care.promote import go_back, parse_ref, promote
 from pipeline.care.repair import repair
@@ -24,6 +25,7 @@ from pipeline.ingest.candidate import uri_of
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
 from pipeline.records import Commit
+from pipeline.shards import write_parquet
 from tests.faults.world import label_all, new_world
 from tests.pipeline.ingest.gather import write_photos
 from tests.world import all_modalities_with_fakes, assert_world, fake_config, snapshot
@@ -142,6 +144,38 @@ def test_repair_does_not_bring_back_what_was_forgotten(
     assert path.read_bytes() == whole and verify(ds, reader_of) == []
 
 
+def test_forget_needs_nothing_that_made_the_labels(
+    world: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = world
+    ds = Dataset.open(str(root))
+    victim, other = [i for i in ds.ids(1) if int(i[:4], 16) % 7][:2]
+    known = {name: all_modalities_with_fakes()[name] for name in ("fake_vector", "fake_map", "fake_sum")}
+    wanted = {name: dict(zip(ds.ids(1), ds.labels(m, 1), strict=True))[other] for name, m in known.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.care.forget.all_modalities", dict)
+        assert len(forget(ds, [victim], lambda name: None)) == 7
+    ds = Dataset.open(str(root))
+    assert verify(ds, reader_of) == [], "as the modalities themselves read it"
+    for name, modality in known.items():
+        labels = dict(zip(ds.ids(1), ds.labels(modality, 1), strict=True))
+        assert labels[victim] == Null("removed") and np.array_equal(labels[other], wanted[name])
+
+
+def test_indexes_that_hold_a_forgotten_sample_go(world: tuple[Path, list[str]]) -> None:
+    root, ids = world
+    ds = Dataset.open(str(root))
+    for name, held in (("with", ids), ("without", ids[1:])):
+        (root / "made" / name).mkdir(parents=True)
+        write_parquet(root / "made" / name / "rows.parquet", pa.table({"id": held}))
+        ds.storage.put_folder(f"_indexes/{name}", root / "made" / name)
+    (root / "_indexes" / "torn").mkdir()
+    (root / "_indexes" / "torn" / "rows.parquet").write_bytes(b"PAR1")
+    assert indexes_with(ds, ids[:1]) == ["torn", "with"]
+    forget(ds, ids[:1], lambda name: None)
+    assert [p.name for p in (root / "_indexes").iterdir()] == ["without"]
+
+
 def test_unknown_ids_are_refused_before_anything_changes(world: tuple[Path, list[str]]) -> None:
     root, ids = world
     before = snapshot(root)
@@ -235,5 +269,10 @@ def test_diff_counts_and_ranks(world: tuple[Path, list[str]]) -> None:
     scores = [case[4]["cosine"] for case in other.worst]
     assert scores == sorted(scores), "worst first"
     assert np.isclose(min(scores), other.metrics["cosine"]["worst_5_percent"], atol=0.2)
+    for shard, ref in ((0, now), (2, old)):
+        (root / f"fake_vector@{ref[1]}" / "_commits" / f"shard-00000{shard}.json").unlink()
+    part = diff(ds, old, now, label_column(ds, "fake_vector"))
+    whole = [sum(int(i[:4], 16) % 7 != 0 for i in ds.ids(k)) for k in range(3)]
+    assert (part.only_a, part.samples, part.only_b) == (whole[0], whole[1], whole[2])
     with pytest.raises(ConfigError, match="one modality"):
         diff(ds, old, ("fake_map", ds.current("fake_map")), label_column(ds, "fake_vector"))

@@ -71,6 +71,10 @@ def test_plan_and_dry_run_say_and_do_nothing(data: Path, command: Command) -> No
         found = json.loads(said.out)
         assert found["todo"] == 2
         assert [s["step"] for s in found["steps"] if s["missing"]] == ["canny_edge"]
+        assert found["switched"].startswith("canny_edge@") and "(before: canny_edge@" not in found["switched"]
+    old = Dataset.open(str(data)).current("canny_edge")
+    assert f"(before: {old})" in command("plan", data, "--quick", *words).err
+    assert "Current once" not in command("plan", data, "--quick", *CHEAP[2:]).err
     assert snapshot(data) == before
 
 
@@ -261,7 +265,8 @@ def test_plan_sizes_a_cluster_for_any_number_of_images(data: Path, command: Comm
     said = command("plan", data, *cheap, *words, "--json")
     assert said.code == 0, said.err
     found = json.loads(said.out)
-    assert found["todo"] == 0, "everything is made; the sizing is as if nothing were"
+    assert found["todo"] == 200_000 * len(found["steps"]), "as if nothing were made"
+    assert {step["missing"] for step in found["steps"]} == {200_000}
     cluster = found["cluster"]
     assert cluster["cpu_hours"] > 0
     assert cluster["cost"] == pytest.approx(cluster["hours"] * 4 * 2)

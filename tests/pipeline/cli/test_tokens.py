@@ -30,3 +30,9 @@ def test_tokens_there_and_back(data: Path, command: Command, tmp_path: Path) -> 
         found = json.loads(said.out)
         assert said.code == 0 and found["samples"] == 7
     assert command("verify", data).code == 0
+    stale = {n: m["stale"] for n, m in json.loads(command("status", data, "--json").out)["modalities"].items()}
+    assert not any(stale.values())
+    assert command("label", data, *CHEAP, "--set", "labelers.color_palette.params.side=32").code == 0
+    found = json.loads(command("status", data, "--json").out)["modalities"]
+    assert {n for n, m in found.items() if m["stale"]} == {"tok_color_palette"}
+    assert found["tok_color_palette"]["stale"] == 2, "train refuses them, tokenize makes them again"
