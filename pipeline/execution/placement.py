@@ -1,4 +1,4 @@
-"""Where a worker goes: pure arithmetic over what nodes have and what is on them. Knows nothing of Ray.
+"""Where a worker goes: pure arithmetic over what nodes have, what is on them, and what failed there. Knows nothing of Ray.
 
 Resources are by Ray's names: "CPU", "GPU", and whatever else a node declares.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 Need = Mapping[str, float]
 TINY = 1e-6
+BAD_STARTS = 3  # times the workers of a step could not be made, after which it may be given up
 
 
 def place(need: Need, nodes: Mapping[str, Need], placed: Sequence[tuple[str, Need]]) -> str | None:
@@ -73,3 +74,38 @@ def _capacity(need: Need, total: Need, most: int) -> int:
     if 0 < share < 1:
         bounds.append(int(total.get("GPU", 0.0) + TINY) * int(1 / share + TINY))
     return min(bounds, default=most)
+
+
+class Starts:
+    """Where workers could not be made, by step. Such a node is tried again only while no other could do the step."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, dict[str, int]] = {}  # step -> node -> times, since a worker made there did it
+        self._why: dict[str, str] = {}
+        self._worked: set[str] = set()
+
+    def failed(self, step: str, node: str, why: str) -> int:
+        """How often it has now."""
+        failed = self._failed.setdefault(step, {})
+        failed[node], self._why[step] = failed.get(node, 0) + 1, why
+        return failed[node]
+
+    def worked(self, step: str, node: str) -> None:
+        self._worked.add(step)
+        self._failed.get(step, {}).pop(node, None)
+
+    def may(self, step: str, node: str, need: Need, nodes: Mapping[str, Need]) -> bool:
+        """Whether to try the step on a node."""
+        failed = self._failed.get(step, {})
+        return node not in failed or (sum(failed.values()) < BAD_STARTS and not self._others(step, need, nodes))
+
+    def hopeless(self, step: str, need: Need, nodes: Mapping[str, Need]) -> str:
+        """Why the step is to be given up once nobody is at it, or ''. One that was done somewhere is not, as long as a
+        node is left, or all are away, on which it did not fail.
+        """
+        failed = self._failed.get(step, {})
+        stuck = not failed.keys().isdisjoint(nodes) and not self._others(step, need, nodes)
+        return self._why[step] if sum(failed.values()) >= BAD_STARTS and (stuck or step not in self._worked) else ""
+
+    def _others(self, step: str, need: Need, nodes: Mapping[str, Need]) -> bool:
+        return any(node not in self._failed[step] and fits(need, total, []) for node, total in nodes.items())

@@ -3,32 +3,32 @@ knows Ray.
 
 Shards travel as numbers, never pixels: a worker reads and writes storage itself. One item, or the items of one shard
 that share a decode, is in flight an actor, which bounds everything else. Nodes may come and go: what a lost worker held
-is given to another, at most so many times; a worker or node that stands still counts as lost (see ray_watch). Pools
-that have run dry make room for others.
+is given to another, at most so many times; a worker or node that stands still counts as lost (see ray_watch). A node
+on which a worker cannot be made is left out for its steps. Pools that have run dry make room for others.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from labelers.core.ahead import confine
 from pipeline.config import Limits
 from pipeline.errors import ConfigError, Incomplete, StorageError
-from pipeline.execution.placement import Need, capacity, place
-from pipeline.execution.ray_watch import Metrics, Nodes, beat, missing_program, only_on
-from pipeline.execution.work import Done, OnDone, Pool, Queue, Taken
+from pipeline.execution.placement import Need, Starts, capacity, place
+from pipeline.execution.ray_watch import Metrics, Nodes, beat, last_line, missing_program, only_on
+from pipeline.execution.work import Done, OnDone, Pool, Queue, Taken, cannot_start
 from pipeline.plan import Item
 
 TICK_S = 1.0
-BAD_STARTS = 3  # workers of a pool that died while they were made, in a row, after which the pool is given up
 AWAY_S = 300.0  # how long to wait for a node once the last one that could hold a worker went away
+MOST_WANTED = 1000  # workers of a pool beyond those there for which an autoscaler is asked at a time
+_log = logging.getLogger(__name__)
 
 
 class RayUnavailable(Exception):
@@ -61,23 +61,16 @@ def start_ray() -> None:
         raise RayUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def last_line(error: BaseException) -> str:
-    """What went wrong, from the end of a remote traceback, without colours and marks under the code."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    lines = [line.strip() for line in plain.splitlines() if line.strip(" ^~")]
-    return lines[-1][:300] if lines else type(error).__name__
-
-
 class _Actor:
     """Holds one worker of a pool; made in its own process."""
 
     def __init__(self, pool: Pool, stamp: str, every_s: float, need: Need) -> None:
         beat(stamp, every_s)
         confine(need["CPU"], need["GPU"])
-        self.crew = pool.build()
+        self.pool = pool
 
     def ready(self) -> None:
-        pass
+        self.crew = self.pool.build()  # not above, from where Ray brings an error back as text only
 
     def run(self, steps: Sequence[str], shard: int, number: int) -> list[Done]:
         return self.crew(steps, shard, number)
@@ -86,7 +79,7 @@ class _Actor:
 @dataclass(eq=False)
 class _Member:
     """One actor. steps: its pool. call: what it is asked to do now, since when; None while idle. taken: the items it
-    holds, None while it starts.
+    holds, None while it starts. able: the steps it has done something of.
     """
 
     steps: tuple[str, ...]
@@ -97,6 +90,7 @@ class _Member:
     call: Any
     since: float
     taken: Taken | None = None
+    able: set[str] = field(default_factory=set)
 
 
 class RayExecutor:
@@ -138,16 +132,16 @@ class _Run:
         self.ray, self.pools, self.queue, self.limits, self.metrics = ray, pools, queue, limits, metrics
         self.nodes = Nodes(limits.silence_seconds, limits.start_seconds)
         self.nodes.refresh(force=True)
+        self.there = self.nodes.usable()
         # Without any GPU in the cluster every labeler runs on CPUs, unless nodes are still to come.
-        self.has_gpu = limits.node_seconds > 0 or any(n.get("GPU", 0) for n in self.nodes.usable().values())
+        self.has_gpu = limits.node_seconds > 0 or any(n.get("GPU", 0) for n in self.there.values())
         self.members: list[_Member] = []
-        self.bad_starts: dict[tuple[str, ...], int] = {}
+        self.starts = Starts()
         self.homeless = 0.0  # since when there is work, and no worker and no room for one
         self.ever = False  # whether a worker has ever been up
         self.ends = 0  # how many members have ended
-        self.full: dict[
-            tuple[str, ...], tuple[object, ...]
-        ] = {}  # what things were like when a pool last found no room
+        # What things were like when a pool last found no room.
+        self.full: dict[tuple[str, ...], tuple[object, ...]] = {}
 
     def need(self, steps: Sequence[str]) -> Need:
         pool = self.pools[steps[0]]
@@ -158,38 +152,58 @@ class _Run:
     def fill(self) -> bool:
         """Give ready items to idle actors, start actors where there is room. False when nothing is left to do."""
         self.nodes.refresh()
+        self.there = self.nodes.usable()
+        self._give_up()
         ready = list(dict.fromkeys(self.pools[step].of(step) for step in self.queue.ready()))
+        missing: list[Need] = []
         # What needs a GPU comes first, or work that needs none would sit on the CPUs beside it.
         for steps in sorted(ready, key=lambda steps: -self.need(steps)["GPU"]):
             count = self.queue.count(steps)
-            together = count >= capacity(self.need(steps), self.nodes.usable(), count + 1)
+            together = count >= capacity(self.need(steps), self.there, count + 1)
             self._give(steps, together)
             starting = sum(m.steps == steps and m.taken is None and m.call is not None for m in self.members)
             wanted = (count if together else count * len(steps)) - starting
             while wanted > 0 and self.queue.count(steps) and self._start(steps):
                 wanted -= 1
+            missing += [self.need(steps)] * min(wanted, MOST_WANTED)
+        if self.limits.node_seconds:
+            self.nodes.want([m.need for m in self.members if m.call is not None] + missing)
         working = any(member.call is not None for member in self.members)
         self._wait_for_nodes(ready, working)
         return working or bool(self.queue.ready())
 
+    def _give_up(self) -> None:
+        """Fail the steps for which no worker can be made."""
+        for step in self.queue.ready():
+            why = self.starts.hopeless(step, self.need([step]), self.there)
+            at_it = (m.taken.steps if m.taken else m.steps for m in self.members if m.call is not None)
+            if why and not any(step in steps for steps in at_it):
+                self.queue.fail((step,), why)
+
+    def _open(self, steps: Sequence[str], node: str, able: Collection[str] = ()) -> list[str]:
+        """Those of the steps that have something ready, and that a worker on this node is `able` to do, or may try."""
+        need, ready = self.need(steps), [step for step in steps if self.queue.count([step])]
+        return [step for step in ready if step in able or self.starts.may(step, node, need, self.there)]
+
     def _give(self, steps: tuple[str, ...], together: bool) -> None:
         for member in self.members:
             if member.steps == steps and member.call is None:
-                taken = self.queue.take(steps, together)
-                if taken is None:
-                    return
-                member.taken, member.since = taken, time.monotonic()
-                member.call = member.actor.run.remote(taken.steps, taken.shard, taken.number)
+                taken = self.queue.take(self._open(steps, member.node, member.able), together)
+                if taken is not None:
+                    member.taken, member.since = taken, time.monotonic()
+                    member.call = member.actor.run.remote(taken.steps, taken.shard, taken.number)
 
     def _start(self, steps: tuple[str, ...]) -> bool:
         """Start one more actor of a pool, if there is room, or can be made by ending idle ones."""
         need = self.need(steps)
         idle = sum(member.call is None for member in self.members)
-        state = (self.ends, len(self.members), idle, tuple(self.nodes.usable()))
+        nodes = {name: total for name, total in self.there.items() if self._open(steps, name)}
+        state = (self.ends, len(self.members), idle, tuple(nodes))
         if self.full.get(steps) == state:
             return False
-        while (node := place(need, self.nodes.usable(), [(m.node, m.need) for m in self.members])) is None:
-            spare = next((m for m in self.members if m.call is None and not self.queue.count(m.steps)), None)
+        while (node := place(need, nodes, [(m.node, m.need) for m in self.members])) is None:
+            idlers = (m for m in self.members if m.call is None and m.node in nodes)
+            spare = next((m for m in idlers if not self._open(m.steps, m.node, m.able)), None)
             if spare is None:
                 self.full[steps] = state
                 return False
@@ -213,16 +227,7 @@ class _Run:
         self.homeless = self.homeless or now
         patience = AWAY_S if self.ever or self.nodes.silent() else 0.0
         if now - self.homeless >= max(patience, self.limits.node_seconds):
-            need, have = self.need(ready[0]), self.nodes.usable()
-            needs = " and ".join(f"{v:g} {k}{'s' if k in ('CPU', 'GPU') else ''}" for k, v in need.items() if v)
-            total = {kind: sum(node.get(kind, 0.0) for node in have.values()) for kind in need}
-            raise Incomplete(
-                f"{'+'.join(ready[0])} needs {needs} a worker on one node; the cluster has {total}. Add a node."
-            )
-        if self.limits.node_seconds:
-            from ray.autoscaler.sdk import request_resources
-
-            request_resources(bundles=[dict(self.need(steps)) for steps in ready])
+            raise Incomplete(f"{'+'.join(ready[0])} {self.nodes.lacks(self.need(ready[0]))}")
 
     # -- taking what comes of it
 
@@ -250,48 +255,54 @@ class _Run:
             if isinstance(error.cause, StorageError | ConfigError):
                 self._end(member)
                 raise error.cause from None
+            if member.taken is None:
+                self._failed_start(member.steps, member.node, cannot_start(error.cause))
             self._lose(member, f"worker failed: {type(error.cause).__name__}: {error.cause}")
         except self.ray.exceptions.RayError as error:
             self._died(member, error)
         else:
             self.ever = True
-            self.bad_starts[member.steps] = 0
             if member.taken is not None:
                 member.taken = None
                 for outcome in outcomes:
-                    self.queue.done(outcome)
+                    self._outcome(member, outcome)
+                if not member.able:  # a worker made anew may do better
+                    self._end(member)
+
+    def _outcome(self, member: _Member, outcome: Done) -> None:
+        if outcome.hopeless:
+            self._failed_start((outcome.step,), member.node, outcome.error)
+            self.queue.retry(Taken((outcome.step,), outcome.shard, 1), outcome.error, blame=False)
+            return
+        if outcome.step not in member.able:
+            member.able.add(outcome.step)
+            self.starts.worked(outcome.step, member.node)
+        self.queue.done(outcome)
+
+    def _failed_start(self, steps: Sequence[str], node: str, why: str) -> None:
+        if first := [step for step in steps if self.starts.failed(step, node, why) == 1]:
+            _log.warning("%s on node %s: %s", "+".join(first), self.nodes.address(node), why)
 
     def _died(self, member: _Member, error: Exception) -> None:
+        gone = "node has died" in str(error) or "preempted" in str(error)
         if member.taken is None:
             missing_program(error, self.nodes.address(member.node))
-        gone = "node has died" in str(error) or "preempted" in str(error)
-        if "creation task" in str(error):  # it could not even be built; another try would end the same way
-            self._end(member)
-            self.queue.fail(member.steps, f"the worker cannot start: {last_line(error)}")
-            return
-        if member.taken is None and not gone:
-            self.bad_starts[member.steps] = self.bad_starts.get(member.steps, 0) + 1
-            if self.bad_starts[member.steps] >= BAD_STARTS:
-                self.queue.fail(
-                    member.steps, f"the worker cannot start: it died {BAD_STARTS} times: {last_line(error)}"
-                )
+            if not gone:
+                self._failed_start(member.steps, member.node, f"the worker cannot start: {last_line(error)}")
         self._lose(member, f"worker died: {last_line(error)}", blame=not gone)
 
     def _end_lost(self) -> bool:
         """Give up workers whose node went away or stands still, that stand still themselves, or take too long. True if
         there was one with something to do.
         """
-        now, any_lost = time.monotonic(), False
+        now, any_lost, silence = time.monotonic(), False, self.limits.silence_seconds
         for member in list(self.members):
             where, busy_s = self.nodes.address(member.node), now - member.since
             most = self.limits.shard_seconds * len(member.taken.steps if member.taken else ())
             if self.nodes.lost(member.node):
                 why, blame = f"node {where} went away or does not answer", False
             elif self.nodes.frozen(member.node, member.stamp):
-                why, blame = (
-                    f"worker gave no sign of life for {self.limits.silence_seconds:g} s (limits.silence_seconds)",
-                    True,
-                )
+                why, blame = f"worker gave no sign of life for {silence:g} s (limits.silence_seconds)", True
             elif member.call is not None and member.taken is None and busy_s > self.limits.start_seconds:
                 why, blame = f"did not start in {self.limits.start_seconds:g} s (limits.start_seconds)", False
             elif member.call is not None and member.taken is not None and busy_s > most:
@@ -317,7 +328,3 @@ class _Run:
         for member in list(self.members):
             self._end(member)
         self.nodes.close()
-        if self.limits.node_seconds:
-            from ray.autoscaler.sdk import request_resources
-
-            request_resources(bundles=[])

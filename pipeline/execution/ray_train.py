@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.errors import Incomplete
-from pipeline.execution.ray_executor import last_line, start_ray
+from pipeline.execution.ray_executor import start_ray
+from pipeline.execution.ray_watch import last_line
 
 
 def run_workers(function: Callable[..., Any], settings: Mapping[str, Any], workers: int, gpu: bool) -> Any:

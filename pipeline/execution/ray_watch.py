@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import threading
 import time
@@ -29,10 +30,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.execution.placement import Need
 from pipeline.execution.work import Done
 
 REFRESH_S = 1.0  # between two looks at the list of nodes
 ATTENTION_S = 5.0  # between two looks, after which it is not the others who were silent
+ASK_S = 10.0  # between two words to an autoscaler
 FORGET_S = 86400.0  # stamps of runs long gone are removed
 
 
@@ -113,6 +116,7 @@ class Nodes:
         self.ray, self.silence_s, self.start_s = ray, silence_s, start_s
         self._nodes: dict[str, _Node] = {}
         self._looked = time.monotonic()
+        self._asked, self._wanted = 0.0, list[dict[str, float]]()
         self._sentry = ray.remote(_Sentry)
         self._here = ray.get_runtime_context().get_node_id()  # this process needs no sentry to know how its node is
 
@@ -123,6 +127,12 @@ class Nodes:
     def silent(self) -> bool:
         """Whether any node is there that does not answer; it may again."""
         return any(node.silent for node in self._nodes.values())
+
+    def lacks(self, need: Need) -> str:
+        """A sentence about a worker that no node can hold."""
+        needs = " and ".join(f"{v:g} {k}{'s' if k in ('CPU', 'GPU') else ''}" for k, v in need.items() if v)
+        total = {kind: sum(node.get(kind, 0.0) for node in self.usable().values()) for kind in need}
+        return f"needs {needs} a worker on one node; the cluster has {total}. Add a node."
 
     def address(self, name: str) -> str:
         node = self._nodes.get(name)
@@ -182,7 +192,22 @@ class Nodes:
             )
         node.known, node.silent, node.heard = True, False, time.monotonic()
 
+    def want(self, needs: Sequence[Need]) -> None:
+        """Have an autoscaler, if there is one, see to it that all this fits into the cluster, until told otherwise."""
+        if time.monotonic() - self._asked > ASK_S:
+            wanted = [{kind: amount for kind, amount in need.items() if amount} for need in needs]
+            if wanted != self._wanted:
+                self._request(wanted)
+
+    def _request(self, wanted: list[dict[str, float]]) -> None:
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[*wanted])
+        self._asked, self._wanted = time.monotonic(), wanted
+
     def close(self) -> None:
+        if self._wanted:
+            self._request([])
         for node in self._nodes.values():
             if node.sentry is not None:
                 self.ray.kill(node.sentry)
@@ -193,6 +218,13 @@ def only_on(node: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def last_line(error: BaseException) -> str:
+    """What went wrong, from the end of a remote traceback, without colours and marks under the code."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines() if line.strip(" ^~")]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def missing_program(error: BaseException, where: str) -> None:

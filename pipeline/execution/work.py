@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from pipeline.errors import StorageError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.plan import Item
 from pipeline.records import Commit
 
@@ -16,7 +16,8 @@ from pipeline.records import Commit
 @dataclass(frozen=True)
 class Done:
     """The outcome of one item. commits: what is in force afterwards. seconds: all it took, of which `busy` inside
-    labelers. error: why there are no commits, or '' on success. hopeless: no other shard of the step can end better.
+    labelers. error: why there are no commits, or '' on success. hopeless: the worker cannot be set up
+    for the step, so no other shard of it can end better there.
     """
 
     step: str
@@ -176,8 +177,8 @@ def sentence(error: Exception) -> str:
 
 
 def cannot_start(error: Exception) -> str:
-    """What an exception of a worker's making costs its whole step, unless it is the storage's."""
-    if isinstance(error, StorageError):
+    """What an exception of a worker's making costs its whole step, unless it is the storage's or the configuration's."""
+    if isinstance(error, StorageError | ConfigError):
         raise error
     return f"the worker cannot start: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 

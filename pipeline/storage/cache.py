@@ -18,6 +18,8 @@ from typing import IO
 from urllib.parse import quote
 
 from pipeline.errors import DISK_TROUBLE, ConfigError, StorageError
+from pipeline.records import file_sha256
+from pipeline.storage.local import fsync_path
 
 GRACE_S = 60.0  # a copy that was just handed out is left alone: its reader may not have opened it yet
 LEFT_S = 24 * 3600.0  # temporary files this old belong to nobody
@@ -42,6 +44,7 @@ class Cache:
     def __init__(self, folder: Path, limit: int | None = None, grace_s: float = GRACE_S) -> None:
         self.folder, self.grace_s = folder, grace_s
         self.limit = default_limit(folder) if limit is None else limit
+        self._sound: set[Path] = set()
         self._added = self.limit  # so that the first copy looks at what earlier runs left
 
     def _home(self, name: str) -> Path:
@@ -50,12 +53,12 @@ class Cache:
     def find(self, name: str, sha256: str = "") -> tuple[Path, str] | None:
         """(path, version) of the newest copy of `name`, or of the one with that digest; it counts as used now."""
         try:
-            versions = [v for v in self._home(name).iterdir() if v.name.endswith("~" + sha256 if sha256 else "")]
-            path = max(((next(v.iterdir()), v) for v in versions), key=lambda pair: pair[1].stat().st_mtime_ns)
-            os.utime(path[0])
-        except (FileNotFoundError, StopIteration, ValueError):  # none, or it went just now
+            copies = list(self._home(name).glob(f"*~{sha256 or '*'}/*"))
+            path = max(copies, key=lambda copy: copy.parent.stat().st_mtime_ns)
+            os.utime(path)
+        except (FileNotFoundError, ValueError):  # none, or it went just now
             return None
-        return path[0], path[1].name.rpartition("~")[0]
+        return path, path.parent.name.rpartition("~")[0]
 
     def add(self, name: str, fill: Callable[[IO[bytes]], tuple[str, str]]) -> Path:
         """A new copy: fill(file) writes it and returns (version, sha256 or '')."""
@@ -63,14 +66,20 @@ class Cache:
             temporary = folder / "copy"
             with temporary.open("w+b") as sink:
                 version, sha256 = fill(sink)
-            if not sha256:
-                with temporary.open("rb") as copied:
-                    sha256 = hashlib.file_digest(copied, "sha256").hexdigest()
+            fsync_path(temporary)  # or a power cut could leave the name and not the bytes
+            sha256 = sha256 or file_sha256(temporary)
             self._make_room(temporary.stat().st_size)
             target = self._home(name) / f"{quote(version, safe='')}~{sha256}" / name.rsplit("/", 1)[-1]
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, target)
+            self._sound.add(target)
             return target
+
+    def sound(self, copy: Path) -> bool:
+        """Whether a copy still has the bytes its folder's name tells of; read once a process."""
+        if copy not in self._sound and file_sha256(copy) == copy.parent.name.rpartition("~")[2]:
+            self._sound.add(copy)
+        return copy in self._sound
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """A data set in a bucket: s3://bucket/prefix, on any store that refuses to overwrite (If-None-Match: *).
 
 Copies of what was read lie in a bounded cache on this machine, and are asked about (304) before they are used again,
-unless the caller knows the digest. Consistency is what S3 gives: whoever lists or reads after a write sees it.
+unless the caller knows the digest, and checks it. Consistency is what S3 gives: whoever lists or reads after a write sees it.
 """
 
 from __future__ import annotations
@@ -152,6 +152,8 @@ class S3Storage:
         if sha256 and not fresh and (known := self.cache.find(name, sha256)) is not None:
             return known[0]
         at_hand = None if fresh else self.cache.find(name)
+        if at_hand is not None and not self.cache.sound(at_hand[0]):
+            at_hand = None
 
         def fill(sink: IO[bytes]) -> tuple[str, str]:
             version = fetch(self.client, self.bucket, full, sink, have=at_hand[1] if at_hand else "", parts=True)

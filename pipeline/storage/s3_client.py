@@ -57,7 +57,10 @@ class BadKey(StorageError):
 
     def __init__(self, uri: str, reason: str, detail: str) -> None:
         super().__init__(f"{shown(uri)}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.uri, self.reason, self.detail = uri, reason, detail
+
+    def __reduce__(self) -> tuple[type[BadKey], tuple[str, str, str]]:
+        return BadKey, (self.uri, self.reason, self.detail)  # survives the way back from a worker process
 
 
 def connect() -> Any:

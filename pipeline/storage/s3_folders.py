@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.errors import StorageError
 from pipeline.records import canonical_json, file_sha256
 from pipeline.storage.interface import Storage, below
+from pipeline.storage.local import fsync_path
 
 HOMES = ("_models", "_indexes", "_transfers")  # where such folders lie in a data set
 KEPT = 2
@@ -58,7 +59,11 @@ class Folders:
             for name, file in record["files"].items():
                 target = aside / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.storage.local(f"{key}/{record['folder']}/{name}", file["sha256"]), target)
+                there, sha256 = f"{key}/{record['folder']}/{name}", file["sha256"]
+                shutil.copyfile(self.storage.local(there, sha256), target)
+                if file_sha256(target) != sha256:  # what was at hand
+                    shutil.copyfile(self.storage.local(there, fresh=True), target)
+                fsync_path(target)
             shutil.rmtree(copy, ignore_errors=True)
             os.rename(aside, copy)
             marker.write_text(record["folder"])

@@ -17,9 +17,11 @@ import pytest
 import pipeline.label
 from pipeline.config import Config
 from pipeline.dataset import Dataset
-from pipeline.execution.work import Crew, Done, Pool
+from pipeline.execution.ray_executor import RayExecutor, _Run
+from pipeline.execution.work import Crew, Done, Pool, Worker
 from pipeline.label import label
 from pipeline.label_shard import MakeLabelCrew
+from pipeline.plan import Item
 from pipeline.recipes import Target
 from pipeline.records import shard_name
 from tests.faults.world import new_world
@@ -176,3 +178,27 @@ def test_f4_nodes_are_killed_and_stand_still(
 
 def config_recipe(root: Path) -> str:
     return Dataset.open(str(root)).current("fake_sum")
+
+
+def test_a_node_where_no_worker_can_be_made_is_left_out(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers on the others are not there before the executor has seen that one end."""
+    bad, ended, end = cluster[0].node_id, tmp_path / "ended", _Run._end
+    monkeypatch.setattr(_Run, "_end", lambda run, member: (end(run, member), ended.touch()))
+
+    def make() -> Worker:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        (tmp_path / f"{node}-{time.time_ns()}").touch()
+        if node == bad:
+            raise RuntimeError("the disk is full")
+        wait_until(ended.exists)
+        return lambda shard, number: ()
+
+    done: list[Done] = []
+    items = [Item("a", k, "missing") for k in range(6)]
+    RayExecutor().run({"a": Pool(make, 1.0, 1.0)}, items, done.append)
+    assert sorted((e.shard, e.error) for e in done) == [(k, "") for k in range(6)]
+    assert len(list(tmp_path.glob(f"{bad}-*"))) == 1, "tried once"

@@ -91,7 +91,19 @@ def test_launcher_file() -> None:
         assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required", name
         assert name == "head" or kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
-    assert "--env=RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert {"--env=RAY_AUTH_MODE=token", "--env=RAY_ADDRESS=auto"} <= set(config["docker"]["run_options"])
+
+
+def test_commands_wait_for_the_nodes_of_a_cluster_that_grows() -> None:
+    files = [INFRA / "README.md", *(INFRA / "aws").glob("*.yaml"), *(INFRA / "kubernetes").glob("*.yaml")]
+    started = [
+        line
+        for path in files
+        for line in path.read_text().splitlines()
+        if re.search("ray exec|submit .*--|entrypoint", line)
+    ]
+    found = [line for line in started if re.search("manymodal (label|tokenize)", line)]
+    assert len(found) == 4 and all("limits.node_seconds=" in line for line in found)
 
 
 def test_the_policy_grants_what_the_client_calls_and_nothing_else() -> None:

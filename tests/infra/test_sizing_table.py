@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.config import Limits
 from pipeline.sizing import Cluster, Load, Sizing, size
 
 README = Path(__file__).resolve().parents[2] / "infra" / "README.md"
@@ -65,6 +66,14 @@ def test_the_table_is_what_follows_from_the_rates() -> None:
     text = README.read_text()
     for images, nodes in CLUSTERS.items():
         assert row(images, nodes) in text, f"infra/README.md should have: {row(images, nodes)}"
+
+
+def test_the_limits_that_such_shards_need_are_named() -> None:
+    limits = {name: float(value) for name, value in re.findall(r"limits\.(\w+)=([0-9]+)", README.read_text())}
+    slowest, together = max(s for _, s, _, _ in rates()) * SHARD, sum(s for _, s, _, _ in rates()) * SHARD
+    assert f"maskcut {slowest / 3600:.1f} hours, and all labelers together {together / 3600:.1f}" in README.read_text()
+    assert slowest > Limits().shard_seconds, "or nothing would have to be said"
+    assert limits["shard_seconds"] > 2 * slowest and limits["stall_seconds"] > 2 * together
 
 
 def test_the_bytes_of_tokens_are_those_of_the_table() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.execution.placement import Need, capacity, fits, place
+from pipeline.execution.placement import BAD_STARTS, Need, Starts, capacity, fits, place
 
 CPU, GPU = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
 NODES = {"plain": CPU, "cards": GPU}
@@ -57,3 +57,26 @@ def test_custom_resources_are_counted_like_any_other() -> None:
 def test_capacity_is_what_placing_finds(need: Need, count: int) -> None:
     assert capacity(need, NODES, 100) == count == len(filled(need, NODES, []))
     assert capacity(need, NODES, 1) == min(count, 1)
+
+
+def test_a_node_where_workers_cannot_be_made_is_left_out() -> None:
+    starts, need = Starts(), {"CPU": 1.0}
+    for _ in range(BAD_STARTS):
+        starts.failed("a", "plain", "full")
+    assert not starts.may("a", "plain", need, NODES) and starts.may("a", "cards", need, NODES)
+    assert starts.may("b", "plain", need, NODES)
+    assert starts.hopeless("a", need, NODES) == "full", "nobody has done it anywhere"
+    starts.worked("a", "cards")
+    assert not starts.hopeless("a", need, NODES)
+    assert starts.hopeless("a", need, {"plain": CPU}) == "full", "no node is left"
+    assert not starts.hopeless("a", need, {}), "nodes may come back"
+
+
+def test_where_there_is_no_other_node_it_is_tried_again() -> None:
+    starts, need, alone = Starts(), {"CPU": 1.0}, {"plain": CPU, "small": {"CPU": 0.5}}
+    for times in range(1, BAD_STARTS + 1):
+        assert starts.may("a", "plain", need, alone) and not starts.hopeless("a", need, alone)
+        assert starts.failed("a", "plain", "full") == times
+    assert not starts.may("a", "plain", need, alone) and starts.hopeless("a", need, alone)
+    starts.worked("a", "plain")
+    assert starts.may("a", "plain", need, alone) and not starts.hopeless("a", need, alone)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Limits
-from pipeline.errors import Incomplete
+from pipeline.errors import ConfigError, Incomplete, ManymodalError, StorageError
 from pipeline.execution.ray_executor import RayExecutor
-from pipeline.execution.work import MAX_ATTEMPTS, Crew, Done, Pool
+from pipeline.execution.work import MAX_ATTEMPTS, Crew, Done, Pool, Worker
 from pipeline.plan import Item
 from pipeline.records import Commit
 
@@ -84,6 +84,70 @@ def test_workers_that_die_while_they_are_made_fail_their_step(tmp_path: Path) ->
     errors = {(e.step, e.shard): e.error for e in ended}
     assert all(errors["a", k].startswith("the worker cannot start") for k in range(3))
     assert [errors["b", k] for k in range(3)] == [""] * 3
+
+
+def test_one_worker_that_cannot_be_made_fails_nothing(tmp_path: Path) -> None:
+    """The first of its pool, as a worker or as a crew that cannot set up its step."""
+
+    def first(name: str) -> bool:
+        try:
+            (tmp_path / name).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def worker() -> Worker:
+        if first("a"):
+            raise RuntimeError("this GPU is taken")
+        return lambda shard, number: ()
+
+    def crew() -> Crew:
+        broken = first("b")
+        return lambda steps, shard, number: [
+            Done(s, shard, error="broken", hopeless=True) if broken else Done(s, shard) for s in steps
+        ]
+
+    ended: list[Done] = []
+    items = [Item(s, k, "missing") for s in "ab" for k in range(4)]
+    RayExecutor().run({"a": Pool(worker, cpu=0.5), "b": Pool(crew, cpu=0.5, steps=("b",))}, items, ended.append)
+    assert sorted((e.step, e.shard, e.error) for e in ended) == [(s, k, "") for s in "ab" for k in range(4)]
+
+
+def test_a_crew_that_can_never_set_up_a_step_fails_it_and_no_other() -> None:
+    def crew() -> Crew:
+        return lambda steps, shard, number: [
+            Done(s, shard, error="broken" * (s == "a"), hopeless=s == "a") for s in steps
+        ]
+
+    pool, ended = Pool(crew, cpu=0.5, steps=("a", "b")), list[Done]()
+    items = [Item(s, k, "missing") for s in "ab" for k in range(12)]
+    RayExecutor().run({"a": pool, "b": pool}, items, ended.append)
+    assert sorted((e.step, e.shard, e.error) for e in ended) == [
+        (s, k, "broken" * (s == "a")) for s in "ab" for k in range(12)
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError("No space is left in /cache."), ConfigError("AWS_PROFILE: is unknown.")]
+)
+def test_trouble_of_storage_or_configuration_ends_the_run_as_such(error: ManymodalError) -> None:
+    def make() -> Worker:
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        RayExecutor().run({"a": Pool(make, cpu=0.5)}, [Item("a", 0, "missing")], lambda _: None)
+
+
+def test_an_autoscaler_is_asked_for_room_for_what_is_ready(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ray.autoscaler.sdk
+
+    asked: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(ray.autoscaler.sdk, "request_resources", lambda bundles: asked.append(bundles))
+    cpu = ray.cluster_resources()["CPU"]
+    pool = Pool(Notes(tmp_path).make, cpu=cpu)  # type: ignore[arg-type]
+    RayExecutor(Limits(node_seconds=60)).run({"a": pool}, [Item("a", k, "missing") for k in range(5)], lambda _: None)
+    assert asked[0] == [{"CPU": cpu}] * 5, "one of them has room"
+    assert asked[-1] == [], "and nothing once the run is over"
 
 
 def test_a_pool_of_several_steps_looks_at_a_shard_once(tmp_path: Path) -> None:

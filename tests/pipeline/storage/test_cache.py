@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -76,3 +77,32 @@ def test_the_limit_is_a_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("MANYMODAL_S3_CACHE_GB", "much")
     with pytest.raises(ConfigError, match="MANYMODAL_S3_CACHE_GB: 'much'"):
         default_limit(tmp_path)
+
+
+def test_a_copy_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def noted(call: Callable[..., None]) -> Callable[..., None]:
+        return lambda *args: (calls.append(call.__name__), call(*args))[1]
+
+    monkeypatch.setattr(os, "fsync", noted(os.fsync))
+    monkeypatch.setattr(os, "replace", noted(os.replace))
+    add(Cache(tmp_path), "a", b"one")
+    assert calls == ["fsync", "replace"]
+
+
+def test_what_a_power_cut_left_of_a_copy_is_not_sound(tmp_path: Path) -> None:
+    path = add(Cache(tmp_path), "a", b"one")
+    assert Cache(tmp_path).sound(path)
+    os.truncate(path, 0)
+    assert not Cache(tmp_path).sound(path)
+
+
+def test_a_version_whose_copy_went_is_none(tmp_path: Path) -> None:
+    """As it is between the two removals of making room, or for good where the process ended there."""
+    cache = Cache(tmp_path)
+    add(cache, "a", b"one").unlink()
+    assert cache.find("a") is None
+    again = add(cache, "a", b"two")
+    found = cache.find("a")
+    assert found is not None and found[0] == again

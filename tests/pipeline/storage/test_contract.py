@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import StorageError
+from pipeline.errors import ManymodalError, StorageError
 from pipeline.storage import LocalStorage, Storage
 from pipeline.storage.cache import Cache
 from pipeline.storage.s3 import S3Storage
+from pipeline.storage.s3_client import BadKey
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -146,3 +149,30 @@ def test_requests_are_as_large_as_the_sizing_counts_them() -> None:
     from pipeline.storage import s3_read, s3_write
 
     assert s3_read.PART == s3_write.PART == s3_write.WHOLE == sizing.PART
+
+
+def test_damaged_copies_are_fetched_again(moto_bucket: str, tmp_path: Path) -> None:
+    """As a power cut leaves them: what was at hand of a file, and of a folder."""
+    (tmp_path / "model").mkdir()
+    file(tmp_path / "model", b"weights")
+    S3Storage(moto_bucket).put_folder("_models/m", tmp_path / "model")
+    S3Storage(moto_bucket).put("index/a", b"rows")
+    for _ in range(2):
+        storage = S3Storage(moto_bucket, Cache(tmp_path / "cache", 1 << 30))
+        assert storage.local("index/a").read_bytes() == b"rows"
+        folder = storage.fetch_folder("_models/m")
+        assert (folder / "f0").read_bytes() == b"weights"
+        shutil.rmtree(folder)  # so that it is made of copies again
+        for copy in (tmp_path / "cache" / "copies").glob("*/*/*"):
+            os.truncate(copy, 0)
+
+
+def test_errors_come_back_whole_from_another_process() -> None:
+    for kind in kinds(ManymodalError):
+        made = kind("s3://b/k", "archived", "restore it") if kind is BadKey else kind("s3://b/k: gone")
+        back = pickle.loads(pickle.dumps(made))  # noqa: S301, made here
+        assert (type(back), str(back), vars(back)) == (kind, str(made), vars(made))
+
+
+def kinds(base: type[Exception]) -> list[type[Exception]]:
+    return [base, *(kind for child in base.__subclasses__() for kind in kinds(child))]
