@@ -114,10 +114,23 @@ def show_plan(
     total = sum(row["seconds"] or 0 for row in rows)
     todo = f"{counts.total()} shards to do{f', about {total:,.0f} s of one worker' if total else ''}"
     err.print(f"  {todo}.", markup=False)
+    for line in _too_long(config.limits.shard_seconds, known):
+        err.print(f"  {line}", markup=False)
     if other:
         err.print(f"  Current once they are complete, as configured: {other}.", markup=False)
     if sizing is not None:
         _show_sizing(cluster, sizing, images)
+
+
+def _too_long(most: float, known: Mapping[str, Any]) -> list[str]:
+    """A sentence for each step whose shards would be taken for stuck."""
+    each = {step: guess.seconds / guess.shards for step, guess in known.items() if guess.seconds and guess.shards}
+    return [
+        f"{step}: a shard takes about {seconds:,.0f} s, and is given up after {most:g}: raise limits.shard_seconds, or make "
+        "smaller shards."
+        for step, seconds in each.items()
+        if seconds > most
+    ]
 
 
 def _together(config: Any, made: Sequence[Any], known: Mapping[str, Any]) -> set[str]:

@@ -274,4 +274,6 @@ def test_plan_sizes_a_cluster_for_any_number_of_images(data: Path, command: Comm
     assert {step["samples"] for step in found["steps"]} == {1_000_000}
     said = command("plan", data, *cheap, *words)
     assert said.code == 0
-    assert "1,000,000 images on 4 nodes of 16 CPUs" in said.err
+    assert "1,000,000 images on 4 nodes of 16 CPUs" in said.err and "limits.shard_seconds" not in said.err
+    said = command("plan", data, *cheap, *words, "--set", "limits.shard_seconds=0.000001")
+    assert "canny_edge: a shard takes about 0 s, and is given up after 1e-06: raise limits.shard_seconds" in said.err
