@@ -16,8 +16,10 @@ import numpy as np
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
 from pipeline.records import Commit
+from tokenize_shards.fourm.layout import CROPS
 from tokenize_shards.holdout import held_out
 from tokenize_shards.rebuild import spec_of
+from tokenize_shards.sequence import SequenceTokenizer
 from tokenize_shards.shards import TokenShard, open_tokens
 from tokenize_shards.table import TokenSpec
 from tokenize_shards.tokenizer import load_tokenizer
@@ -112,7 +114,7 @@ def agree(ds: Dataset, recipes: Mapping[str, str]) -> None:
     """
     made = {name: ds.recipe(recipe) for name, recipe in recipes.items()}
     cuts = {name: cut for name, recipe in made.items() if (cut := _cut(recipe))}
-    if not any("crop_settings" in cut for cut in cuts.values()):
+    if not any(CROPS in cut for cut in cuts.values()):
         cuts = {name: cut for name, cut in cuts.items() if cut != MIDDLE}  # which is the first view of every seed
     words = {name: digest for name, recipe in made.items() if (digest := _vocabulary(ds, recipe))}
     for found, what in ((cuts, "were cut by other views"), (words, "have vocabularies of their own")):
@@ -125,20 +127,21 @@ def agree(ds: Dataset, recipes: Mapping[str, str]) -> None:
             )
 
 
-def _cut(recipe: Mapping[str, Any]) -> str:
+def _cut(recipe: dict[str, Any]) -> str:
     """What decides where the views of a photo are; "" of tokens that are the same in every view."""
-    spec, params = spec_of(dict(recipe)), recipe["params"]
+    spec, params = spec_of(recipe), recipe["params"]
     if spec.content in UNCUT or (spec.stream in ("vector", "embedding") and not params.get("computed")):
         return ""
     seed = params.get("seed")
     return MIDDLE if params.get("views", 1) == 1 and not isinstance(seed, str) else f"tokens.seed {seed}"
 
 
-def _vocabulary(ds: Dataset, recipe: Mapping[str, Any]) -> str:
-    tokenizer = recipe["weights"].get("tokenizer")
-    if spec_of(dict(recipe)).kind != "sequence" or tokenizer is None:
-        return ""
-    return str(getattr(load_tokenizer(ds.weights_path(tokenizer["sha256"])), "words").digest)  # noqa: B009
+def _vocabulary(ds: Dataset, recipe: dict[str, Any]) -> str:
+    """The digest of the words a sequence is written in; "" of other tokens, and where the tokenizer is not here."""
+    sequence = spec_of(recipe).kind == "sequence"  # networks need not be loaded for this
+    digest = recipe["weights"].get("tokenizer", {}).get("sha256", "") if sequence else ""
+    tokenizer = load_tokenizer(ds.weights_path(digest)) if digest else None
+    return tokenizer.words.digest if isinstance(tokenizer, SequenceTokenizer) else ""
 
 
 def open_corpus(

@@ -111,7 +111,7 @@ class Home:
     def clear(self) -> None:
         """Of a run that nobody goes on with. In a bucket an empty version takes its place."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self.far and (self.storage.fetch_folder(self.key) / checkpoint.RECORD).is_file():
+        if self.far and self.storage.list(self.key):
             with tempfile.TemporaryDirectory(prefix="manymodal-run-") as empty:
                 (Path(empty) / "anew").touch()
                 self.storage.put_folder(self.key, Path(empty))
@@ -156,17 +156,16 @@ def train(
     unfinished = last is not None and last["step"] < last["config"]["steps"]
     data = open_data(ds, config, last if unfinished else None)
     run = Run(data, config, group, restored=unfinished)
-    finished = not again and (folder / checkpoint.RECORD).is_file() and _same(checkpoint.read_record(folder), run)
-    if not again and not finished:
-        keep_what_is_finished(folder, config)
+    record = checkpoint.read_record(folder) if not again and (folder / checkpoint.RECORD).is_file() else None
     report = _report(run, folder, home)
-    if finished:
-        record = checkpoint.read_record(folder)
+    if record is not None and _same(record, run):
         report.already, report.steps, report.skipped = True, record["step"], record["skipped"]
         report.heldout, report.heldout_views = record["heldout"], record.get("heldout_views", {})
         report.curve = thin([(int(s), float(v)) for s, v in record["curve"]])
         checkpoint.load_model(folder)  # digests checked
         return report
+    if record is not None and not unfinished:  # else it was given up when the run that goes on here was begun
+        keep_what_is_finished(folder, record, config)
     if newest and last and (unfinished or not run.differs(last)):
         run.restore(newest)
     estimate = run.measure()
@@ -180,12 +179,11 @@ def train(
     return report
 
 
-def keep_what_is_finished(folder: Path, config: TrainConfig) -> None:
+def keep_what_is_finished(folder: Path, record: Mapping[str, Any], config: TrainConfig) -> None:
     """ConfigError where a finished model of that name was trained with other settings. One of tokens that are no longer
     current is made anew, as everything that is stale.
     """
-    record = checkpoint.read_record(folder) if (folder / checkpoint.RECORD).is_file() else None
-    if record is not None and "config" in record and (other := config.learned_alike(record["config"])):
+    if other := config.learned_alike(record["config"]):
         raise ConfigError(
             f"{folder}: was trained with another train.{other}; give another train.name, or --again to train anew"
         )
