@@ -18,9 +18,8 @@ import pipeline.label_shard
 from pipeline.care.content import ContentChecks
 from pipeline.care.finding import Finding
 from pipeline.care.garbage import collect
-from pipeline.care.repair import repair
 from pipeline.care.verify import verify
-from pipeline.cli.care import reader_of, steps_of
+from pipeline.cli.care import reader_of
 from pipeline.commits import commit_key, data_key
 from pipeline.dataset import Dataset
 from pipeline.errors import StorageError
@@ -30,7 +29,7 @@ from pipeline.recipes import desired
 from pipeline.records import file_sha256
 from pipeline.shards import read_labels, write_labels, write_stored
 from pipeline.storage import LocalStorage
-from tests.faults.world import label_all, new_world
+from tests.faults.world import label_all, new_world, run_repair
 from tests.world import all_modalities_with_fakes, assert_world, fake_config, snapshot
 
 
@@ -241,7 +240,7 @@ def test_f13_verify_names_it_and_repair_restores_it(
     assert {k[1] for k in kinds} == {k[1] for k in found}
     ds = Dataset.open(str(root))
     config = config.model_copy(update={"sources": [str(tmp_path / "photos")]})
-    result = repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    result = run_repair(ds, config, find(root))
     assert not [pair for pair in result.left if pair[0].shard != 9]
     assert {p.relative_to(root): file_sha256(p) for p in root.glob("*/shard-*")} == whole, "identical digests"
     assert find(root) == []

@@ -24,7 +24,7 @@ from tests.faults.test_damage import (
     spoil_record,
     uncommit_image,
 )  # fmt: skip
-from tests.faults.world import label_all, new_world
+from tests.faults.world import label_all, new_world, run_repair
 from tests.world import FakeBase, assert_world, fake_config, snapshot
 
 
@@ -38,7 +38,7 @@ def test_f13_images_without_a_record_outlive_gc_and_the_loss_of_their_source(
     damage(root)
     ds, config = Dataset.open(str(root)), fake_config(root)
     assert collect(ds, hours=-1) == []
-    assert repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None).identical == 1
+    assert run_repair(ds, config, find(root)).identical == 1
     assert_world(root, ids, config)
 
 
@@ -53,10 +53,10 @@ def test_f13_a_flipped_image_without_a_record_is_not_committed_again(tmp_path: P
     uncommit_image(root)
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     ds, config = Dataset.open(str(root)), fake_config(root)
-    result = repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    result = run_repair(ds, config, find(root))
     assert ["not at their source" in why for _, why in result.left] == [True] and path.read_bytes() == flipped
     (tmp_path / "elsewhere").rename(tmp_path / "photos")
-    repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    run_repair(ds, config, find(root))
     assert path.read_bytes() == data
     assert_world(root, ids, config)
 
@@ -90,7 +90,7 @@ def test_f13_what_reads_a_repaired_shard_is_made_again_in_the_same_run(
 
     monkeypatch.setattr(FakeBase, "label", otherwise)  # as a network on another machine
     ds, config = Dataset.open(str(root)), fake_config(root)
-    result = repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    result = run_repair(ds, config, find(root))
     assert [(f.modality, f.shard) for f in result.repaired] == [("fake_vector", 1), ("fake_sum", 1)]
     assert result.left == [] and verify(ds, reader_of) == []
 
@@ -126,7 +126,7 @@ def test_f13_a_lost_index_shard_is_damage_and_stays_so(tmp_path: Path) -> None:
     path.rename(tmp_path / "index")
     assert {(f.modality, f.shard, f.kind) for f in find(root)} == {("index", 3, "index")}
     ds, config = Dataset.open(str(root)), fake_config(root)
-    assert len(repair(ds, config, find(root), lambda refs: steps_of(ds, config, refs), lambda *_: None).left) == 1
+    assert len(run_repair(ds, config, find(root)).left) == 1
     (tmp_path / "index").rename(path)
     assert find(root) == []
     assert_world(root, ids, config)

@@ -10,11 +10,10 @@ import pytest
 
 from pipeline.care.content import ContentChecks
 from pipeline.care.garbage import collect
-from pipeline.care.repair import repair
 from pipeline.care.verify import verify
-from pipeline.cli.care import reader_of, steps_of
+from pipeline.cli.care import reader_of
 from pipeline.dataset import Dataset
-from tests.faults.world import duration, forked, label_all, new_world
+from tests.faults.world import duration, forked, label_all, new_world, run_repair
 from tests.world import assert_world, fake_config
 
 SEEDS = [int(os.environ["MANYMODAL_SEED"])] if "MANYMODAL_SEED" in os.environ else list(range(4))
@@ -42,7 +41,7 @@ def mend(root: Path, salt: str) -> None:
     """What a person does: repair, then the command again."""
     ds, config = Dataset.open(str(root)), fake_config(root, salt)
     findings = verify(ds, reader_of, ContentChecks(relabel=1))
-    result = repair(ds, config, findings, lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    result = run_repair(ds, config, findings)
     assert not result.left, result.left
     label_all(root, salt)
 

@@ -7,9 +7,13 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.care.finding import Finding
+from pipeline.care.repair import Repair, repair
+from pipeline.cli.care import steps_of
+from pipeline.config import Config
 from pipeline.dataset import Dataset
 from pipeline.ingest.ingest import ingest
 from pipeline.label import label
@@ -77,3 +81,8 @@ def wipe(root: Path) -> None:
     for folder in root.iterdir():
         if "@" in folder.name or folder.name == "_suspects":
             shutil.rmtree(folder)
+
+
+def run_repair(ds: Dataset, config: Config, findings: Sequence[Finding]) -> Repair:
+    """What the command does with what `verify` found, without a word."""
+    return repair(ds, config, findings, lambda refs: steps_of(ds, config, refs), lambda *_: None)

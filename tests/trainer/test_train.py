@@ -201,27 +201,6 @@ def test_new_tokens_are_trained_on_anew(ds: Dataset) -> None:
     assert not report.already and report.manifest == ds.manifest().version
 
 
-def test_a_finished_model_of_other_settings_is_not_replaced(ds: Dataset) -> None:
-    folder = Path(train(ds, config()).path)
-    had = digests(folder)
-    for other in ({"steps": 6}, {"lr": 3e-3}):
-        with pytest.raises(
-            ConfigError, match=f"was trained with another train.{next(iter(other))}; give another train.name"
-        ):
-            train(ds, config(**other))
-    assert digests(folder) == had
-    assert train(ds, config(save_every=5)).already, "that changes nothing"
-    assert train(ds, config(steps=6), again=True).steps == 6
-
-
-def test_what_takes_the_place_of_a_finished_model_is_gone_on_with(ds: Dataset) -> None:
-    train(ds, config())
-    with pytest.raises(Stopped):
-        train(ds, config(lr=3e-3), stop_at(5), again=True)
-    assert steps_seen(ds, config(lr=3e-3)) == [4, 5, 6, 7, 8]
-    assert train(ds, config(lr=3e-3)).already
-
-
 def test_the_live_page_has_the_name_of_its_run(ds: Dataset) -> None:
     report = train(ds, config(name="mine", holdout=0.3))
     html = Path(report.page).read_text()

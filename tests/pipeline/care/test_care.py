@@ -15,10 +15,9 @@ from pipeline.care.diff import diff, label_column
 from pipeline.care.forget import forget, indexes_with, removed
 from pipeline.care.garbage import drop
 from pipeline.care.promote import go_back, parse_ref, promote
-from pipeline.care.repair import repair
 from pipeline.care.verify import verify
 from pipeline.care.why import find_sample, lines, why
-from pipeline.cli.care import reader_of, steps_of
+from pipeline.cli.care import reader_of
 from pipeline.dataset import Dataset
 from pipeline.errors import ConfigError, DamageError
 from pipeline.ingest.candidate import uri_of
@@ -26,7 +25,7 @@ from pipeline.ingest.ingest import ingest
 from pipeline.label import label
 from pipeline.records import Commit
 from pipeline.shards import write_parquet
-from tests.faults.world import label_all, new_world
+from tests.faults.world import label_all, new_world, run_repair
 from tests.pipeline.ingest.gather import write_photos
 from tests.world import all_modalities_with_fakes, assert_world, fake_config, snapshot
 
@@ -113,7 +112,7 @@ def test_a_damaged_shard_is_not_written_again_as_if_it_were_sound(
         forget(Dataset.open(str(root)), [victim], lambda name: None)
     assert {(f.modality, f.shard, f.kind) for f in verify(ds, reader_of)} == {("rgb", 1, "digest")}
     config = config.model_copy(update={"sources": [str(tmp_path / "photos")]})
-    repair(ds, config, verify(ds, reader_of), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    run_repair(ds, config, verify(ds, reader_of))
     assert whole[victim]["png"] not in path.read_bytes(), "repair knows that it was removed"
     forget(Dataset.open(str(root)), [victim], lambda name: None)
     assert verify(ds, reader_of) == []
@@ -134,7 +133,7 @@ def test_repair_does_not_bring_back_what_was_forgotten(
     record.unlink()
     if damage == "record and file":
         path.unlink()
-    repair(ds, config, verify(ds, reader_of), lambda refs: steps_of(ds, config, refs), lambda *_: None)
+    run_repair(ds, config, verify(ds, reader_of))
     assert path.read_bytes() == whole and verify(ds, reader_of) == []
     path.write_bytes(with_it[0])
     record.write_bytes(with_it[1])
